@@ -1,0 +1,1 @@
+"""YAML that Hydra composes: choices. The types and ranges are in ``trainer.config``."""

@@ -1,0 +1,1 @@
+"""The commands: ``torchrun launch/train.py``, ``launch/evaluate.py``."""

@@ -1,0 +1,1 @@
+"""The training system: model, sharding, optimizers, pipeline, loop, metrics, checkpoints, logging."""

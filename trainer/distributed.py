@@ -1,0 +1,147 @@
+"""The worker's place in the job, its process group, and acts that succeed or fail on all ranks together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from trainer.errors import ConfigError, PeerError, ShardFMError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One process of the job.
+
+    Attributes:
+        rank: Number within the job, 0 .. world_size - 1.
+        world_size: Processes of the job.
+        local_rank: Number within the host.
+        local_world_size: Processes on this host.
+        device: Where this worker computes.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    local_world_size: int
+    device: torch.device
+
+    @property
+    def is_main(self) -> bool:
+        """Whether this worker speaks and commits for the job."""
+        return self.rank == 0
+
+
+def worker_from_environment(device: str) -> Worker:
+    """Reads what torchrun put into the environment; without torchrun, a world of one.
+
+    Args:
+        device: ``auto`` (CUDA where it is found), ``cpu`` or ``cuda``.
+
+    Raises:
+        ConfigError: CUDA is asked for and there is none, or fewer GPUs than workers on this host.
+    """
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("device is 'cuda', but PyTorch finds no CUDA device here; use device=cpu or device=auto.")
+    use_cuda = device != "cpu" and torch.cuda.is_available()
+    if use_cuda and local_world_size > torch.cuda.device_count():
+        raise ConfigError(
+            f"{local_world_size} workers were started on this host, but it has {torch.cuda.device_count()} GPUs; "
+            "lower --nproc_per_node, or use device=cpu."
+        )
+    return Worker(
+        rank=int(os.environ.get("RANK", "0")),
+        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        local_rank=local_rank,
+        local_world_size=local_world_size,
+        device=torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"),
+    )
+
+
+@contextmanager
+def process_group(worker: Worker, *, timeout_s: float) -> Iterator[None]:
+    """Joins the job's process group, and leaves it when the block ends well. All ranks must call this.
+
+    Args:
+        worker: This process.
+        timeout_s: Seconds after which a collective that waits for a dead rank gives up.
+    """
+    if worker.device.type == "cuda":
+        torch.cuda.set_device(worker.device)
+    # On CUDA gloo stays beside NCCL, for what is said between hosts (errors, file names, plans).
+    backend = "cpu:gloo,cuda:nccl" if worker.device.type == "cuda" else "gloo"
+    store = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
+    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **store)
+    yield
+    # Only after success: a failing rank must not wait here for the others, it must end.
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def on_main(act: Callable[[], T]) -> T:
+    """Runs an act on rank 0 alone and gives its result to all ranks. All ranks must call this.
+
+    Args:
+        act: Called on rank 0; its result must be picklable.
+
+    Raises:
+        ShardFMError: What the act raised, on rank 0.
+        PeerError: The same message, on the other ranks.
+    """
+    error: Exception | None = None
+    outcome: list[Any] = [None, None]
+    if dist.get_rank() == 0:
+        try:
+            outcome[0] = act()
+        except Exception as failure:  # told to all ranks before it is raised
+            error = failure
+            outcome[1] = _describe(failure)
+    dist.broadcast_object_list(outcome, src=0)
+    if error is not None:
+        raise error
+    if outcome[1] is not None:
+        raise PeerError(outcome[1])
+    result: T = outcome[0]
+    return result
+
+
+def on_all(act: Callable[[], T]) -> T:
+    """Runs an act on every rank; if it fails anywhere, all ranks raise. All ranks must call this.
+
+    Args:
+        act: Must not call collectives itself: a rank that fails in it would leave the others waiting.
+
+    Raises:
+        ShardFMError: What the act raised here.
+        PeerError: The message of the first rank that failed, on the ranks that did not.
+    """
+    error: Exception | None = None
+    result: Any = None
+    try:
+        result = act()
+    except Exception as failure:  # told to all ranks before it is raised
+        error = failure
+    messages: list[str | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(messages, None if error is None else _describe(error))
+    failed = [rank for rank, message in enumerate(messages) if message is not None]
+    if error is not None:
+        # Where several ranks fail alike, one of them speaks.
+        raise error if failed[0] == dist.get_rank() else PeerError(_describe(error)) from error
+    if failed:
+        raise PeerError(f"rank {failed[0]}: {messages[failed[0]]}")
+    return result  # type: ignore[no-any-return]
+
+
+def _describe(error: Exception) -> str:
+    return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,32 @@
+"""Metrics of a model over a whole data set."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from data.loader import BatchLoader
+from trainer.metric import MetricSet
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device) -> dict[str, float]:
+    """One pass over the loader's rows, every row once. All ranks must call this.
+
+    Args:
+        model: Sharded; not held by a pipeline. Left in the mode (training or not) that it came in.
+        loader: In file order.
+        device: Where the model is.
+
+    Returns:
+        Each metric's name and value, the same on every rank and for every world size.
+    """
+    metrics = MetricSet(device)
+    was_training = model.training
+    model.eval()
+    with loader.batches(0, loader.order.steps_per_epoch) as batches:
+        for batch in batches:
+            _, outputs = model(batch.to(device, non_blocking=True))
+            metrics.update(*outputs)
+    model.train(was_training)
+    return metrics.compute()

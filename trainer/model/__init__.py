@@ -1,0 +1,1 @@
+"""The CTR model: shared embeddings, and heads whose logits add up."""

@@ -1,0 +1,112 @@
+"""The model that is trained: embeddings, heads, summed logits, loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import nn
+
+from data.batch import Batch
+from data.schema import Schema
+from trainer.config import ModelConfig
+from trainer.model.dropout import DropoutStream
+from trainer.model.embeddings import FieldVectors, embedding_tables
+from trainer.model.head import head_configs, known_heads
+from trainer.model.head.base import Shape
+
+Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+"""(logits, labels, weights), float32 [B] each, detached."""
+
+
+class HeadSum(nn.Module):
+    """Adds up the logits of the heads: Guo et al. 2017, eq. 1, before the sigmoid."""
+
+    def __init__(self, config: ModelConfig, shape: Shape, dropout: DropoutStream) -> None:
+        super().__init__()
+        known = known_heads()
+        configs = head_configs(config.heads)
+        self.heads = nn.ModuleDict({name: known[name](c, shape, dropout) for name, c in configs.items()})
+
+    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+        """Logits, float [B]."""
+        logits = [head(first_order_BM, vectors_BMD) for head in self.heads.values()]
+        return torch.stack(logits).sum(0)
+
+
+class WeightedLogLoss(nn.Module):
+    """Binary cross entropy, weighted, normalized by the sum of the weights over the global batch.
+
+    The local loss is multiplied by the world size, because both the dense gradients (DDP) and the
+    tables' (TorchRec) are averaged over the ranks: so the step is the same on every world size, with
+    whatever rows fall to which rank.
+
+    Args:
+        world_size: Ranks whose gradients are averaged.
+        weighted: Whether the data has sample weights; then the ranks must sum them up in each step,
+            where otherwise the batch knows the sum.
+    """
+
+    def __init__(self, *, world_size: int, weighted: bool) -> None:
+        super().__init__()
+        self._world_size = world_size
+        self._weighted = weighted
+
+    def forward(self, logits_B: torch.Tensor, batch_parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """The loss, float []; ``batch_parts`` are labels [B], weights [B] and the global weight [1].
+
+        With sample weights, all ranks must call this.
+        """
+        labels_B, weights_B, global_weight = batch_parts
+        if self._weighted:
+            global_weight = weights_B.sum().reshape(1)
+            dist.all_reduce(global_weight)
+        losses_B = F.binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
+        # A global batch of weight 0 has loss 0 and moves nothing.
+        normalizer = torch.where(global_weight > 0, global_weight, 1.0)
+        return ((losses_B * weights_B).sum() * self._world_size / normalizer).squeeze(0)
+
+
+class CTRModel(nn.Module):
+    """A click-through-rate model: a list of heads over shared embeddings.
+
+    The embedding tables are on the meta device until ``DistributedModelParallel`` shards them. The
+    forward pass stays free of branches, because the train pipeline traces it; the parts may hold any
+    Python.
+
+    Args:
+        schema: The features.
+        config: Dimension, initialization and heads.
+        dropout: Where the heads' random masks come from.
+        world_size: Ranks of the job.
+        seed: Of the dense weights; the tables are initialized once they are sharded.
+
+    Raises:
+        ConfigError: A head or one of its settings is unknown or out of range.
+    """
+
+    def __init__(
+        self, schema: Schema, config: ModelConfig, *, dropout: DropoutStream, world_size: int, seed: int
+    ) -> None:
+        super().__init__()
+        shape = Shape(len(schema.sparse) + len(schema.dense), config.embedding_dim)
+        # Every rank draws the same dense weights, and leaves the global generator as it was.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.fields = FieldVectors(
+                schema.sparse_keys,
+                num_dense=len(schema.dense),
+                embedding_dim=config.embedding_dim,
+                std=config.init_std,
+            )
+            self.head_sum = HeadSum(config, shape, dropout)
+        self.loss = WeightedLogLoss(world_size=world_size, weighted=schema.weight is not None)
+        self.embeddings = embedding_tables(schema, config.embedding_dim)
+
+    def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""
+        embedded = self.embeddings(batch.sparse)
+        first_order_BM, vectors_BMD = self.fields(embedded, batch.dense)
+        logits_B = self.head_sum(first_order_BM, vectors_BMD)
+        loss = self.loss(logits_B, (batch.labels, batch.weights, batch.global_weight))
+        return loss, (logits_B.detach(), batch.labels, batch.weights)

@@ -1,0 +1,123 @@
+"""The shared embeddings: one table row holds a feature's D factors and its first-order weight.
+
+B: batch, F: sparse features, N: dense features, M = F + N fields, D: factors, R: row width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torchrec.distributed.types import LazyAwaitable, ShardedTensor
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+from torchrec.sparse.jagged_tensor import KeyedTensor
+
+from data.hashing import derive_seed
+from data.schema import Schema
+
+_INIT_BLOCK_ROWS = 65536
+
+
+def row_width(embedding_dim: int) -> int:
+    """R: D factors and the first-order weight, padded to the multiple of 4 that FBGEMM demands."""
+    return -(-(embedding_dim + 1) // 4) * 4
+
+
+def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollection:
+    """The tables of a schema on the meta device: shapes without memory, until they are sharded."""
+    return EmbeddingBagCollection(
+        device=torch.device("meta"),
+        tables=[
+            EmbeddingBagConfig(
+                name=table.name,
+                num_embeddings=table.num_embeddings,
+                embedding_dim=row_width(embedding_dim),
+                feature_names=list(table.features),
+                pooling=PoolingType.MEAN if table.pooling == "mean" else PoolingType.SUM,
+            )
+            for table in schema.tables()
+        ],
+    )
+
+
+def initialize_tables(
+    state_dict: dict[str, object], schema: Schema, *, embedding_dim: int, std: float, seed: int
+) -> None:
+    """Fills this rank's shards: factors from N(0, std^2), first-order weights and padding with 0.
+
+    A value depends on the seed, the table and its row and column alone, not on rank, world size or
+    sharding type (drawing every shard with one seed would make row-wise shards copies of each other).
+    It depends on the type of device that draws it.
+
+    Args:
+        state_dict: Of the sharded model.
+        schema: Names the tables; a table's place in it is part of its seed.
+        embedding_dim: D.
+        std: Standard deviation of the factors.
+        seed: Of the run.
+    """
+    numbers = {table.name: number for number, table in enumerate(schema.tables())}
+    for key, value in state_dict.items():
+        if not isinstance(value, ShardedTensor):
+            continue
+        table = numbers[key.split(".")[-2]]
+        num_rows, width = value.size()
+        for shard in value.local_shards():
+            row_offset, column_offset = shard.metadata.shard_offsets
+            rows = range(row_offset, row_offset + shard.tensor.shape[0])
+            columns = slice(column_offset, column_offset + shard.tensor.shape[1])
+            for block in range(rows.start // _INIT_BLOCK_ROWS, -(-rows.stop // _INIT_BLOCK_ROWS)):
+                first = block * _INIT_BLOCK_ROWS
+                generator = torch.Generator(shard.tensor.device)
+                generator.manual_seed(derive_seed(seed, table, block) >> 1)
+                size = (min(_INIT_BLOCK_ROWS, num_rows - first), width)
+                values = torch.empty(size, device=shard.tensor.device).normal_(0, std, generator=generator)
+                values[:, embedding_dim:] = 0
+                start, stop = max(first, rows.start), min(first + size[0], rows.stop)
+                target = shard.tensor.detach()[start - rows.start : stop - rows.start]
+                target.copy_(values[start - first : stop - first, columns])
+
+
+class FieldVectors(nn.Module):
+    """Joins what the lookup gave with the dense columns, which are fields, too.
+
+    Guo et al. 2017, section 2: a continuous field j is its value x_j itself, so that its vector is
+    v_j * x_j and its first-order term w_j * x_j; a categorical field has x = 1.
+
+    Args:
+        keys: The sparse features in their canonical order.
+        num_dense: N.
+        embedding_dim: D.
+        std: Standard deviation of the dense fields' initial factors.
+    """
+
+    def __init__(self, keys: list[str], *, num_dense: int, embedding_dim: int, std: float) -> None:
+        super().__init__()
+        self.dense_vectors = nn.Parameter(torch.empty(num_dense, embedding_dim).normal_(0, std))
+        self.dense_weights = nn.Parameter(torch.zeros(num_dense))
+        self._keys = keys
+        self._embedding_dim = embedding_dim
+        self._permutation: tuple[list[str], torch.Tensor | None] | None = None
+
+    def forward(
+        self, embedded: KeyedTensor | LazyAwaitable[KeyedTensor], dense_BN: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """First-order terms float [B, M] and vectors float [B, M, D]: sparse fields, then dense ones."""
+        if isinstance(embedded, LazyAwaitable):
+            embedded = embedded.wait()
+        rows_BFR = embedded.values().unflatten(1, (len(self._keys), -1))
+        # The keys come back in the order of the sharding plan; the heads need an order that outlives it.
+        order = self._order(embedded.keys(), rows_BFR.device)
+        if order is not None:
+            rows_BFR = rows_BFR.index_select(1, order)
+        D = self._embedding_dim
+        first_order_BM = torch.cat([rows_BFR[:, :, D], dense_BN * self.dense_weights], 1)
+        vectors_BMD = torch.cat([rows_BFR[:, :, :D], dense_BN.unsqueeze(2) * self.dense_vectors], 1)
+        return first_order_BM, vectors_BMD
+
+    def _order(self, keys: list[str], device: torch.device) -> torch.Tensor | None:
+        if self._permutation is None or self._permutation[0] != keys:
+            places = [keys.index(key) for key in self._keys]
+            identity = places == list(range(len(places)))
+            self._permutation = (keys, None if identity else torch.tensor(places, device=device))
+        return self._permutation[1]

@@ -1,0 +1,30 @@
+"""First-order terms and the bias: Guo et al. 2017, eq. 2, first summand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from trainer.model.dropout import DropoutStream
+from trainer.model.head.base import Head, Shape
+
+
+@dataclass
+class LinearConfig:
+    """The linear head has no settings."""
+
+
+class Linear(Head):
+    """y = w_0 + sum over the fields of w_j * x_j."""
+
+    Config = LinearConfig
+
+    def __init__(self, config: LinearConfig, shape: Shape, dropout: DropoutStream) -> None:
+        super().__init__(config, shape, dropout)
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Head.forward`."""
+        return first_order_BM.sum(1) + self.bias
