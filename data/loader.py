@@ -226,7 +226,11 @@ def _assemble(loader: BatchLoader, lanes: list[list[tuple[_Window, Span]]], step
             columns, rows = window.columns, window.rows[span.start : span.stop]
             to = slice(start, start + len(rows))
             one_hot[:, to] = columns.one_hot[:, rows]
-            dense[to], labels[to], weights[to] = columns.dense[rows], columns.labels[rows], columns.weights[rows]
+            dense[to], labels[to], weights[to] = (
+                columns.dense[rows],
+                columns.labels[rows],
+                columns.weights[rows],
+            )
             real[to] = True
             for m, bags in enumerate(columns.multi_hot):
                 values, bag_lengths[m, to] = bags.take(rows)

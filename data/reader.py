@@ -66,9 +66,8 @@ class Columns:
     @property
     def num_bytes(self) -> int:
         """Host memory held, in bytes."""
-        arrays = [self.one_hot, self.dense, self.labels, self.weights]
-        arrays += [array for bags in self.multi_hot for array in (bags.values, bags.offsets)]
-        return sum(array.nbytes for array in arrays)
+        fixed = self.one_hot.nbytes + self.dense.nbytes + self.labels.nbytes + self.weights.nbytes
+        return fixed + sum(bags.values.nbytes + bags.offsets.nbytes for bags in self.multi_hot)
 
 
 def read_window(row_groups: Sequence[RowGroup], schema: Schema) -> Columns:
@@ -114,7 +113,11 @@ def read_window(row_groups: Sequence[RowGroup], schema: Schema) -> Columns:
             raise DataError(f"{group.path}, row group {group.index}, column '{column}': {cause}") from cause
         start = rows.stop
     return Columns(
-        columns.one_hot, tuple(_concatenate(parts) for parts in bags), columns.dense, columns.labels, columns.weights
+        columns.one_hot,
+        tuple(_concatenate(parts) for parts in bags),
+        columns.dense,
+        columns.labels,
+        columns.weights,
     )
 
 

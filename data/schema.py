@@ -115,9 +115,7 @@ class SparseFeature:
             )
             object.__setattr__(self, "num_embeddings", rows)
         least = 2 if self.kind == "hash" else 1
-        _check(
-            self.num_embeddings >= least, self.name, "num_embeddings", self.num_embeddings, f"{least} or more"
-        )
+        _check(self.num_embeddings >= least, self.name, "num_embeddings", self.num_embeddings, f"{least} or more")
         _check(
             self.default is None or (self.kind == "id" and 0 <= self.default < self.num_embeddings),
             self.name,
@@ -168,7 +166,7 @@ class Schema:
     def __post_init__(self) -> None:
         if not self.sparse:
             raise DataError("sparse: the list is empty; a model of this kind needs at least one sparse feature.")
-        names = [feature.name for feature in (*self.dense, *self.sparse)]
+        names = [d.name for d in self.dense] + [s.name for s in self.sparse]
         for name in names:
             if names.count(name) > 1:
                 raise DataError(
@@ -195,7 +193,7 @@ class Schema:
     @property
     def columns(self) -> list[str]:
         """The Parquet columns to read, each once."""
-        sources = [feature.source for feature in (*self.dense, *self.sparse)]
+        sources = [d.source for d in self.dense] + [s.source for s in self.sparse]
         return list(dict.fromkeys([self.label, *([self.weight] if self.weight else []), *sources]))
 
     @property
@@ -235,8 +233,7 @@ class Schema:
         for name in self.columns:
             if name not in columns.names:
                 raise DataError(
-                    f"{path}: column '{name}' ({self._role(name)}) is missing."
-                    f"{suggestion(name, columns.names)}"
+                    f"{path}: column '{name}' ({self._role(name)}) is missing.{suggestion(name, columns.names)}"
                 )
         _check_type(columns, path, self.label, "the label", _is_number, "a number or a boolean")
         if self.weight:

@@ -8,7 +8,12 @@ from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
 from omegaconf import MISSING, DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from data.errors import ShardFMError
 
@@ -51,8 +56,10 @@ def explain(cause: OmegaConfBaseException) -> str:
     if isinstance(cause, MissingMandatoryValue) or MISSING in rule:
         return f"'{key}' has no value: it is mandatory."
     known = _known_names(cause)
-    if isinstance(cause, ConfigKeyError) and known:
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and known:
         return f"unknown key '{key}'.{suggestion(key.rpartition('.')[2], known)}"
+    if "is not a ListConfig" in rule:
+        rule = "must be a list, like [1, 2]"
     return f"'{key}': {rule.rstrip('.')}."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 from launch.cli import command
@@ -23,7 +24,10 @@ def run(config: EvaluateConfig) -> None:
     with process_group(worker, timeout_s=config.distributed.timeout_s):
         metrics = evaluate_checkpoint(config, worker)
         if worker.is_main:
-            print("\n".join(f"{config.split} {name:<12} {value:.5f}" for name, value in metrics.items()), flush=True)
+            print(
+                "\n".join(f"{config.split} {name:<12} {value:.5f}" for name, value in metrics.items()),
+                flush=True,
+            )
 
 
 def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> dict[str, float]:
@@ -32,7 +36,7 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> dict[str, flo
     Raises:
         ShardFMError: The checkpoint is damaged, or the data's schema is not the one it was trained with.
     """
-    path = Path(config.checkpoint)
+    path = Path(config.checkpoint_path)
     manifest = on_main(lambda: storage.read_manifest(path))
     trained = to_config(manifest.config, TrainConfig, where=str(path))
     data = config.data or trained.data
@@ -51,5 +55,11 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> dict[str, flo
     return evaluate(assembled.model, loader, worker.device)
 
 
+def hydra_arguments(arguments: list[str]) -> list[str]:
+    """``checkpoint=PATH`` as Hydra needs it: it would take the key for the config group of that name."""
+    return [f"checkpoint_path={a.partition('=')[2]}" if a.startswith("checkpoint=") else a for a in arguments]
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     command("evaluate", EvaluateConfig, run)

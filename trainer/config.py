@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig
 
 from data.structured import structured, suggestion
 from trainer.errors import ConfigError
+from trainer.model.head import head_configs
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class DataConfig:
 
 @dataclass
 class ModelConfig:
-    """The heads over the shared embeddings; each head's own settings are checked by its ``Config``."""
+    """The heads over the shared embeddings: name to settings, checked and completed by the head's ``Config``."""
 
     embedding_dim: int = 16
     init_std: float = 0.01
@@ -72,6 +73,7 @@ class ModelConfig:
         _at_least(1, self.embedding_dim, "model.embedding_dim")
         _check(0 <= self.init_std <= 10, "model.init_std", self.init_std, "between 0 and 10")
         _check(bool(self.heads), "model.heads", self.heads, "at least one head")
+        self.heads = {name: asdict(settings) for name, settings in head_configs(self.heads).items()}
 
 
 @dataclass
@@ -228,7 +230,7 @@ class TrainConfig:
 class EvaluateConfig:
     """A stand-alone evaluation; ``data`` is None to take the data set of the checkpoint's own run."""
 
-    checkpoint: str = MISSING
+    checkpoint_path: str = MISSING
     data: DataConfig | None = None
     split: str = "test"
     device: str = "auto"

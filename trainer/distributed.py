@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch._C._distributed_c10d import HashStore
 
 from trainer.errors import ConfigError, PeerError, ShardFMError
 
@@ -81,8 +82,11 @@ def process_group(worker: Worker, *, timeout_s: float) -> Iterator[None]:
         torch.cuda.set_device(worker.device)
     # On CUDA gloo stays beside NCCL, for what is said between hosts (errors, file names, plans).
     backend = "cpu:gloo,cuda:nccl" if worker.device.type == "cuda" else "gloo"
-    store = {} if "RANK" in os.environ else {"store": dist.HashStore(), "rank": 0, "world_size": 1}
-    dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s), **store)
+    timeout = timedelta(seconds=timeout_s)
+    if "RANK" in os.environ:
+        dist.init_process_group(backend, timeout=timeout)
+    else:
+        dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)
     yield
     # Only after success: a failing rank must not wait here for the others, it must end.
     dist.barrier()
@@ -140,8 +144,14 @@ def on_all(act: Callable[[], T]) -> T:
         raise error if failed[0] == dist.get_rank() else PeerError(_describe(error)) from error
     if failed:
         raise PeerError(f"rank {failed[0]}: {messages[failed[0]]}")
-    return result  # type: ignore[no-any-return]
+    return result
 
 
 def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"
+
+
+def is_lost_peer(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank is gone, rather than for a fault of its own."""
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)

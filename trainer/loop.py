@@ -16,7 +16,7 @@ from trainer.assembly import Assembled, assemble
 from trainer.checkpoint.manager import CheckpointManager, Resume, run_identity
 from trainer.checkpoint.state import restore_training, training_state
 from trainer.config import TrainConfig
-from trainer.distributed import Worker, on_all, on_main
+from trainer.distributed import Worker, on_all
 from trainer.evaluate import evaluate
 from trainer.inputs import file_order, make_loader, open_dataset, training_order
 from trainer.logging.console import Progress
@@ -85,9 +85,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
         ShardFMError: Data, config and checkpoints do not fit together; on all ranks, before training.
     """
     train_set, test_set = open_dataset(config.data, "train"), open_dataset(config.data, "test")
-    order = training_order(
-        train_set, config.data, global_batch_size=config.global_batch_size, seed=config.seed
-    )
+    order = training_order(train_set, config.data, global_batch_size=config.global_batch_size, seed=config.seed)
     test_order = file_order(test_set, config.data, global_batch_size=config.eval_global_batch_size)
     train_loader = on_all(lambda: make_loader(train_set, order, config.data, worker))
     test_loader = on_all(lambda: make_loader(test_set, test_order, config.data, worker))
@@ -95,9 +93,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     if config.max_steps is not None:
         total_steps = min(total_steps, config.max_steps)
 
-    checkpoints = CheckpointManager(
-        config, run_identity(train_set, config, order), world_size=worker.world_size
-    )
+    checkpoints = CheckpointManager(config, run_identity(train_set, config, order), world_size=worker.world_size)
     resume = checkpoints.find_resume()
     assembled = assemble(train_set.schema, config, worker, train_loader)
     optimizers = Optimizers(assembled.model, config.optimizer, total_steps=total_steps)

@@ -12,8 +12,8 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import HeuristicalStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from data.schema import Schema
 from trainer.config import ShardingConfig
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
@@ -57,7 +57,13 @@ class PlannedTable:
 
 
 def plan_sharding(
-    model: nn.Module, config: ShardingConfig, *, world_size: int, local_world_size: int, device_type: str, batch_size: int
+    model: nn.Module,
+    config: ShardingConfig,
+    *,
+    world_size: int,
+    local_world_size: int,
+    device_type: str,
+    batch_size: int,
 ) -> ShardingPlan:
     """Plans where the tables of a meta model go; deterministic, so that every rank finds the same plan.
 
@@ -79,8 +85,12 @@ def plan_sharding(
         ddr_cap=int(config.ddr_cap_gib * _GIB),
         **({} if config.hbm_cap_gib is None else {"hbm_cap": int(config.hbm_cap_gib * _GIB)}),
     )
-    tables = [config.name for module in model.modules() if hasattr(module, "embedding_bag_configs")
-              for config in module.embedding_bag_configs()]
+    tables = [
+        table.name
+        for module in model.modules()
+        if isinstance(module, EmbeddingBagCollection)
+        for table in module.embedding_bag_configs()
+    ]
     planner = EmbeddingShardingPlanner(
         topology=topology,
         batch_size=batch_size,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
 
 from trainer.errors import CheckpointError
 from trainer.metric import MetricSet
@@ -40,7 +41,7 @@ def write(state: dict[str, Any], path: Path) -> None:
         CheckpointError: Some rank could not write; raised on all ranks.
     """
     try:
-        dcp.save(state, checkpoint_id=path)
+        save(state, checkpoint_id=path)
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}") from cause
 
@@ -52,7 +53,7 @@ def read(state: dict[str, Any], path: Path) -> None:
         CheckpointError: A tensor is missing or has another shape, or a file is damaged; raised on all ranks.
     """
     try:
-        dcp.load(state, checkpoint_id=path)
+        load(state, checkpoint_id=path)
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be loaded: {_reasons(cause)}") from cause
 

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Any
 
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
@@ -46,7 +47,7 @@ class Progress:
     def __init__(self, *, total_steps: int, start_step: int, speak: bool) -> None:
         self._total = total_steps
         self._speak = speak
-        self._bar: tqdm[None] | None = None
+        self._bar: tqdm[Any] | None = None
         if speak and sys.stderr.isatty():
             self._bar = tqdm(total=total_steps, initial=start_step, unit="step", dynamic_ncols=True, desc="train")
             self._redirect = logging_redirect_tqdm()
