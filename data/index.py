@@ -13,26 +13,10 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from data.errors import DataError
+from data.parquet import RowGroup, read_footer
 from data.schema import Schema
-
-
-@dataclass(frozen=True)
-class RowGroup:
-    """One row group of one file.
-
-    Attributes:
-        path: The file.
-        index: The row group's number within the file.
-        num_rows: Its rows; may be 0.
-    """
-
-    path: str
-    index: int
-    num_rows: int
 
 
 @dataclass(frozen=True)
@@ -106,7 +90,7 @@ def build_index(files: Sequence[str], schema: Schema, *, num_threads: int = 8) -
     """
 
     def read(path: str) -> list[RowGroup]:
-        metadata = _read_footer(path)
+        metadata = read_footer(path)
         schema.check_file(metadata.schema.to_arrow_schema(), path)
         return [RowGroup(path, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
 
@@ -117,15 +101,6 @@ def build_index(files: Sequence[str], schema: Schema, *, num_threads: int = 8) -
     if index.num_rows == 0:
         raise DataError(f"{files[0]} ... ({len(files)} files): there is not a single row in them.")
     return index
-
-
-def _read_footer(path: str) -> pq.FileMetaData:
-    try:
-        return pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as cause:
-        raise DataError(
-            f"{path}: its Parquet footer cannot be read ({cause}); write the file anew or leave it out."
-        ) from cause
 
 
 def _fingerprint(files: Sequence[str], row_groups: Sequence[RowGroup]) -> str:

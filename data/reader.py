@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from data.encode import (
     BadValueError,
@@ -21,7 +19,7 @@ from data.encode import (
     encode_weight,
 )
 from data.errors import DataError
-from data.index import RowGroup
+from data.parquet import RowGroup, read_row_group
 from data.schema import Schema, SparseFeature
 
 
@@ -88,11 +86,13 @@ def read_window(row_groups: Sequence[RowGroup], schema: Schema) -> Columns:
         labels=np.empty(num_rows, np.float32),
         weights=np.ones(num_rows, np.float32),
     )
+    # Hashing a dictionary costs a hash per distinct value instead of one per row.
+    hashed = [feature.source for feature in schema.one_hot if feature.kind == "hash"]
     bags: list[list[Bags]] = [[] for _ in schema.multi_hot]
     start = 0
     for group in row_groups:
         rows = slice(start, start + group.num_rows)
-        table = _read_table(group, schema)
+        table = read_row_group(group, columns=schema.columns, dictionaries=hashed)
         column = ""
         try:
             column = schema.label
@@ -119,28 +119,6 @@ def read_window(row_groups: Sequence[RowGroup], schema: Schema) -> Columns:
         columns.labels,
         columns.weights,
     )
-
-
-def _read_table(group: RowGroup, schema: Schema) -> pa.Table:
-    hashed = [feature.source for feature in schema.one_hot if feature.kind == "hash"]
-    try:
-        file = pq.ParquetFile(group.path, metadata=_metadata(group.path), read_dictionary=hashed)
-        table = file.read_row_group(group.index, columns=schema.columns, use_threads=False)
-    except (OSError, pa.ArrowException) as cause:
-        raise DataError(
-            f"{group.path}, row group {group.index}: cannot be decoded ({cause}); write the file anew or leave it out."
-        ) from cause
-    if table.num_rows != group.num_rows:
-        raise DataError(
-            f"{group.path}, row group {group.index}: has {table.num_rows} rows, but had {group.num_rows} when the "
-            "job started; do not replace files under a running job."
-        )
-    return table
-
-
-@lru_cache(maxsize=1024)
-def _metadata(path: str) -> pq.FileMetaData:
-    return pq.read_metadata(path)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:
