@@ -30,8 +30,8 @@ class Layout:
     Attributes:
         types: Each column's name and Arrow type, in the order of the fields.
         delimiter: One character.
-        quoted: Whether ``"`` may enclose a field. A line break within quotes is not supported: such a line
-            is damaged.
+        quoted: Whether ``"`` may enclose a field. Quotes have to be closed on their line: a line with an odd
+            number of them is damaged, and so is a line break within quotes.
         label: The column that has to be 0 or 1 on every line.
         required: Other columns that must not be empty.
     """
@@ -94,8 +94,9 @@ def _parse(text: bytes, num_lines: int, first: int, layout: Layout) -> tuple[lis
     try:
         table = _read(text, layout, wrong_count)
         # A quote that is left open, or a lone carriage return, joins or splits lines without an error.
-        split_rightly = table.num_rows + len(reasons) == num_lines and text.count(b"\r") == text.count(b"\r\n")
-        failure = "" if split_rightly else "has a quote that is not closed, or a carriage return in a field"
+        failure = ""
+        if table.num_rows + len(reasons) != num_lines or not _well_formed(text, layout):
+            failure = "has a quote that is not closed, or a carriage return in a field"
     except pa.ArrowInvalid as cause:
         failure = _explain(cause, layout)
     if not failure:
@@ -108,6 +109,10 @@ def _parse(text: bytes, num_lines: int, first: int, layout: Layout) -> tuple[lis
     tables, reasons = _parse(text[:cut], half, first, layout)
     more_tables, more_reasons = _parse(text[cut:], num_lines - half, first + half, layout)
     return tables + more_tables, reasons | more_reasons
+
+
+def _well_formed(text: bytes, layout: Layout) -> bool:
+    return text.count(b"\r") == text.count(b"\r\n") and not (layout.quoted and text.count(b'"') % 2)
 
 
 def _read(text: bytes, layout: Layout, wrong_count: object) -> pa.Table:

@@ -118,7 +118,8 @@ def open_state(out: str, identity: dict[str, Any], *, overwrite: bool) -> Iterat
         state = State(folder)
         for unfinished in folder.glob("*/*.tmp"):
             unfinished.unlink()
-        write_json(noted, identity)
+        if not noted.exists():
+            write_json(noted, identity)
         yield state
 
 
@@ -181,7 +182,7 @@ def _remove(folder: Path) -> None:
 @contextmanager
 def _lock(path: Path) -> Iterator[None]:
     """Held by the process, not by the file: a killed run leaves no lock behind."""
-    with open(path, "w", encoding="utf-8") as file:
+    with open(path, "a", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as cause:

@@ -136,7 +136,7 @@ def _values(
         "SELECT count(value), coalesce(sum(n) FILTER (value IS NULL), 0)::BIGINT, min(value), max(value) FROM counts",
     )
     by_count = "FROM counts WHERE value IS NOT NULL ORDER BY n DESC, value"
-    top = connection.execute(f"SELECT value, n {by_count} LIMIT {TOP_VALUES}").fetchall()
+    top = [list(row) for row in connection.execute(f"SELECT value, n {by_count} LIMIT {TOP_VALUES}").fetchall()]
     figures = {"nulls": nulls, "cardinality": cardinality, "top": top}
     if column.role in ("id", "extra"):
         figures |= {"min": low, "max": high}

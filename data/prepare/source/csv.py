@@ -26,6 +26,7 @@ SAMPLE_LINES = 20_000
 DELIMITERS = ",\t;|"
 LABELS = ("label", "click", "clicked", "is_click", "target", "y", "conversion")
 TYPES = {"integer": pa.int64(), "number": pa.float64(), "text": pa.string()}
+NUMBER = r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
 MAX_DISTINCT_CATEGORICAL = 32
 """Integers with more distinct values than this in the sample are taken for amounts, with fewer for codes."""
 
@@ -104,7 +105,9 @@ class Csv(TextSource):
             return Column(name, "label")
         if pa.types.is_string(kind) or (pa.types.is_integer(kind) and self._is_code(name)):
             return Column(name, "categorical")
-        numbers = pc.drop_null(self._sample[name].cast(pa.float64(), safe=False))
+        # By pattern, because a declared type need not hold for every line of the sample.
+        texts = pc.ascii_trim_whitespace(pc.drop_null(self._sample[name]))
+        numbers = texts.filter(pc.match_substring_regex(texts, NUMBER)).cast(pa.float64())
         # Amounts that span orders of magnitude are looked at by their logarithm.
         wide = len(numbers) > 0 and pc.min(numbers).as_py() >= 0 and pc.max(numbers).as_py() > 100
         return Column(name, "dense", transform="log1p" if wide else "none")
