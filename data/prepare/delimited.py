@@ -91,16 +91,15 @@ def _parse(text: bytes, num_lines: int, first: int, layout: Layout) -> tuple[lis
         reasons[first + row.number - 1] = f"has {fields}, but {row.expected_columns} are expected"
         return "skip"
 
-    try:
-        table = _read(text, layout, wrong_count)
-        # A quote that is left open, or a lone carriage return, joins or splits lines without an error.
-        failure = ""
-        if table.num_rows + len(reasons) != num_lines or not _well_formed(text, layout):
-            failure = "has a quote that is not closed, or a carriage return in a field"
-    except pa.ArrowInvalid as cause:
-        failure = _explain(cause, layout)
+    failure = _malformed(text, layout)
     if not failure:
-        return [table], reasons
+        try:
+            table = _read(text, layout, wrong_count)
+            if table.num_rows + len(reasons) == num_lines:
+                return [table], reasons
+            failure = "has a line break in a field"
+        except pa.ArrowInvalid as cause:
+            failure = _explain(cause, layout)
     if num_lines == 1:
         return [], {first: failure}
     half = num_lines // 2
@@ -111,8 +110,18 @@ def _parse(text: bytes, num_lines: int, first: int, layout: Layout) -> tuple[lis
     return tables + more_tables, reasons | more_reasons
 
 
-def _well_formed(text: bytes, layout: Layout) -> bool:
-    return text.count(b"\r") == text.count(b"\r\n") and not (layout.quoted and text.count(b'"') % 2)
+def _malformed(text: bytes, layout: Layout) -> str:
+    """What the parser would pass over, or fail at without saying where; "" for nothing."""
+    if text.count(b"\r") != text.count(b"\r\n"):
+        return "has a carriage return in a field"
+    if layout.quoted and text.count(b'"') % 2:
+        return "has a quote that is not closed"
+    try:
+        if not text.isascii():
+            text.decode()
+    except UnicodeDecodeError as cause:
+        return f"is not UTF-8 text: byte 0x{text[cause.start]:02x} at position {cause.start}"
+    return ""
 
 
 def _read(text: bytes, layout: Layout, wrong_count: object) -> pa.Table:
