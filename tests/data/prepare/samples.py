@@ -35,7 +35,7 @@ class Sample:
         good: Lines that have to be taken.
         damaged: Each damaged line, and a part of the reason given.
         settings: Of the source, beside its files.
-        tables: Rows each embedding table has at least, as a check on the schema.
+        made_up: Whether the source reads no file.
     """
 
     header: bytes = b""

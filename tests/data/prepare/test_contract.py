@@ -126,7 +126,8 @@ def test_skip_leaves_out_exactly_the_damaged_lines(name: str, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("name", "line", "reason"), [(name, line, reason) for name in TEXT_SOURCES for line, reason in SAMPLES[name].damaged]
+    ("name", "line", "reason"),
+    [(name, *damaged) for name in TEXT_SOURCES for damaged in SAMPLES[name].damaged],
 )
 def test_error_names_file_line_and_reason(name: str, line: bytes, reason: str, tmp_path: Path) -> None:
     sample = SAMPLES[name]
