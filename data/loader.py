@@ -9,15 +9,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
 
-import numpy as np
-import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
+from data.assemble import Assembler, Piece
 from data.batch import Batch
-from data.encode import IdArray
+from data.counters import FeatureCounts
 from data.index import DatasetIndex
-from data.order import SampleOrder, Span
-from data.reader import Columns, read_window
+from data.order import SampleOrder
+from data.reader import Columns, WindowReader
 from data.schema import Schema
 
 WindowKey = tuple[int, int]
@@ -29,7 +26,7 @@ class LoaderOptions:
     """How far and with how much the loader works ahead; nothing here changes what a batch holds.
 
     Attributes:
-        num_threads: Windows decoded at a time.
+        num_threads: Threads that decode.
         prefetch_batches: Batches that are ready before they are asked for.
         pin_memory: Whether batches lie in page-locked memory (CUDA).
     """
@@ -69,6 +66,7 @@ class BatchLoader:
         self.schema = schema
         self.lanes = order.lanes_of(rank, world_size)
         self.options = options or LoaderOptions()
+        self.assembler = Assembler(schema, num_lanes=len(self.lanes), rows_per_lane=order.rows_per_lane_step)
 
     def batches(self, start_step: int, stop_step: int) -> BatchStream:
         """The batches of the steps start_step .. stop_step - 1, counted from the start of training.
@@ -87,6 +85,7 @@ class BatchStream(Iterator[Batch]):
         self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(loader.options.prefetch_batches)
         self._closed = threading.Event()
         self._exhausted = False
+        self._counts: dict[str, FeatureCounts] = {}
         self._thread = threading.Thread(target=self._produce, name="batch-loader", daemon=True)
         self._thread.start()
 
@@ -107,6 +106,15 @@ class BatchStream(Iterator[Batch]):
             raise StopIteration
         raise item
 
+    def counters(self) -> dict[str, FeatureCounts]:
+        """By feature, the nulls, unknown values and so on of the windows that batches were made from so far.
+
+        A window counts as a whole when this worker's first batch takes rows from it, up to
+        ``prefetch_batches`` before that batch is served; it counts again if it has to be decoded again
+        for another lane.
+        """
+        return dict(self._counts)
+
     def close(self) -> None:
         """Stops the thread; batches that were ready are dropped (the sample order finds them again)."""
         self._closed.set()
@@ -126,11 +134,13 @@ class BatchStream(Iterator[Batch]):
 
     def _produce(self) -> None:
         outcome: BaseException | None = None
+        order = self._loader.order
         pool = ThreadPoolExecutor(self._loader.options.num_threads, thread_name_prefix="decode")
+        windows = _Windows(self._loader, pool, self._steps.stop)
         try:
-            windows = _Windows(self._loader, pool, self._steps.stop)
             for step in self._steps:
-                batch = _assemble(self._loader, windows.spans(step), step)
+                batch = self._loader.assembler.assemble(windows.pieces(step), order.num_rows_at(step))
+                self._counts = windows.counts
                 if not self._put(batch.pin_memory() if self._loader.options.pin_memory else batch):
                     return
         except BaseException as error:  # handed to the consumer, whatever it is
@@ -150,10 +160,20 @@ class BatchStream(Iterator[Batch]):
         return False
 
 
-@dataclass(frozen=True)
 class _Window:
-    columns: Columns
-    rows: IdArray
+    """A window on its way: decoded by the pool, task by task."""
+
+    def __init__(self, reader: WindowReader, pool: ThreadPoolExecutor) -> None:
+        self._reader = reader
+        self._pending: list[Future[None]] = [pool.submit(task) for task in reader.tasks()]
+        self.entered = False
+
+    def columns(self) -> Columns:
+        """What was decoded, once it all is; raises the first error."""
+        while self._pending:
+            self._pending[0].result()
+            self._pending.pop(0)
+        return self._reader.columns
 
 
 class _Windows:
@@ -167,11 +187,12 @@ class _Windows:
         self._loader = loader
         self._pool = pool
         self._last_epoch = loader.order.locate(max(stop_step - 1, 0))[0]
-        self._decoded: dict[WindowKey, Future[_Window]] = {}
+        self._held: dict[WindowKey, _Window] = {}
         self._position: dict[int, WindowKey] = {}
+        self.counts = {name: FeatureCounts() for name in loader.schema.feature_names}
 
-    def spans(self, step: int) -> list[list[tuple[_Window, Span]]]:
-        """For each lane, the decoded windows and the spans of them that make up the step."""
+    def pieces(self, step: int) -> list[list[Piece]]:
+        """For each lane, the pieces of decoded windows that make up its rows of the step."""
         order, lanes = self._loader.order, self._loader.lanes
         epoch, _ = order.locate(step)
         spans = {lane: order.spans(lane, step) for lane in lanes}
@@ -183,16 +204,25 @@ class _Windows:
         if moved:
             current = {(epoch, part.window) for parts in spans.values() for part in parts}
             self._hold(current | set(self._position.values()))
-        return [[(self._decoded[epoch, p.window].result(), p) for p in spans[lane]] for lane in lanes]
+        return [[Piece(self._enter((epoch, s.window)), s.start, s.stop) for s in spans[lane]] for lane in lanes]
+
+    def _enter(self, key: WindowKey) -> Columns:
+        window = self._held[key]
+        columns = window.columns()
+        if not window.entered:
+            window.entered = True
+            # A new dictionary each time, so that another thread may read the old one.
+            self.counts = {name: count + columns.counts[name] for name, count in self.counts.items()}
+        return columns
 
     def _hold(self, current: set[WindowKey]) -> None:
         upcoming = {key for lane, at in self._position.items() for key in self._after(lane, at)}
-        for key in self._decoded.keys() - current - upcoming:
-            self._decoded.pop(key)
+        for key in self._held.keys() - current - upcoming:
+            self._held.pop(key)
         # What is needed now goes to the pool before what is needed later.
         for key in [*sorted(current), *sorted(upcoming - current)]:
-            if key not in self._decoded:
-                self._decoded[key] = self._pool.submit(self._decode, key)
+            if key not in self._held:
+                self._held[key] = _Window(self._reader(key), self._pool)
 
     def _after(self, lane: int, at: WindowKey) -> list[WindowKey]:
         epoch, window = at
@@ -202,56 +232,8 @@ class _Windows:
             return []
         return [(epoch + 1, first) for first in self._loader.order.lane_windows(lane, epoch + 1)[:1]]
 
-    def _decode(self, key: WindowKey) -> _Window:
+    def _reader(self, key: WindowKey) -> WindowReader:
         epoch, window = key
         plan = self._loader.order.epoch_plan(epoch)
         groups = [self._loader.index.row_groups[g] for g in plan.windows[window]]
-        return _Window(read_window(groups, self._loader.schema), plan.rows(window))
-
-
-def _assemble(loader: BatchLoader, lanes: list[list[tuple[_Window, Span]]], step: int) -> Batch:
-    """Gathers the rows of a step from the decoded windows into the tensors of a batch."""
-    schema, share = loader.schema, loader.order.rows_per_lane_step
-    size = share * len(lanes)
-    one_hot = np.zeros((len(schema.one_hot), size), np.int64)
-    dense = np.zeros((size, len(schema.dense)), np.float32)
-    labels, weights = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    real = np.zeros(size, bool)
-    bag_values: list[list[IdArray]] = [[] for _ in schema.multi_hot]
-    bag_lengths = np.zeros((len(schema.multi_hot), size), np.int64)
-
-    for lane, parts in enumerate(lanes):
-        start = lane * share
-        for window, span in parts:
-            columns, rows = window.columns, window.rows[span.start : span.stop]
-            to = slice(start, start + len(rows))
-            one_hot[:, to] = columns.one_hot[:, rows]
-            dense[to], labels[to], weights[to] = (
-                columns.dense[rows],
-                columns.labels[rows],
-                columns.weights[rows],
-            )
-            real[to] = True
-            for m, bags in enumerate(columns.multi_hot):
-                values, bag_lengths[m, to] = bags.take(rows)
-                bag_values[m].append(values)
-            start = to.stop
-
-    # Padding rows are empty bags: they touch no table row, whatever the optimizer does with a zero gradient.
-    complete = bool(real.all())
-    flat = one_hot.reshape(-1) if complete else one_hot[:, real].reshape(-1)
-    values = np.concatenate([flat, *(v for parts in bag_values for v in parts)]) if bag_values else flat
-    lengths = np.concatenate([np.tile(real, len(schema.one_hot)).astype(np.int64), bag_lengths.reshape(-1)])
-    global_weight = 0.0 if schema.weight else float(loader.order.num_rows_at(step))
-    return Batch(
-        dense=torch.from_numpy(dense),
-        sparse=KeyedJaggedTensor(
-            keys=schema.sparse_keys,
-            values=torch.from_numpy(values),
-            lengths=torch.from_numpy(lengths),
-            stride=size,
-        ),
-        labels=torch.from_numpy(labels),
-        weights=torch.from_numpy(weights),
-        global_weight=torch.tensor([global_weight]),
-    )
+        return WindowReader(groups, self._loader.schema, plan.rows(window) if plan.seeds else None)
