@@ -81,10 +81,9 @@ def _null_mask(values: pa.Array) -> BoolArray:
 
 
 def _id_rows(values: Sequence[pa.Array], feature: SparseFeature) -> tuple[IdArray, int]:
-    ids, valid = values[0], None
+    ids = values[0]
     if ids.null_count:
-        valid = ids.is_valid().to_numpy(zero_copy_only=False)
-        ids = pc.fill_null(ids, pa.scalar(0, ids.type))
+        ids = pc.fill_null(ids.cast(pa.int64(), safe=False), feature.default)
     rows = ids.to_numpy(zero_copy_only=False)
     if rows.dtype not in (np.int32, np.int64):
         # uint64 ids of 2**63 and above turn negative here and are out of range like any other.
@@ -92,8 +91,6 @@ def _id_rows(values: Sequence[pa.Array], feature: SparseFeature) -> tuple[IdArra
     out_of_range = 0
     if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= feature.num_embeddings):
         rows, out_of_range = _mend(rows, feature)
-    if valid is not None:
-        rows = np.where(valid, rows, np.int64(feature.default or 0))
     return rows, out_of_range
 
 

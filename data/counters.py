@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 
 
@@ -26,5 +25,9 @@ class FeatureCounts:
 
     def __add__(self, other: FeatureCounts) -> FeatureCounts:
         return FeatureCounts(
-            *(a + b for a, b in zip(dataclasses.astuple(self), dataclasses.astuple(other), strict=True))
+            self.values + other.values,
+            self.nulls + other.nulls,
+            self.out_of_vocabulary + other.out_of_vocabulary,
+            self.out_of_range + other.out_of_range,
+            self.truncated_lists + other.truncated_lists,
         )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from data.counters import FeatureCounts
 from data.features import DenseFeature
 
 Float32Array = npt.NDArray[np.float32]
+Float64Array = npt.NDArray[np.float64]
 
 
 class BadValueError(ValueError):
@@ -56,27 +58,41 @@ def encode_dense(values: pa.Array, feature: DenseFeature) -> tuple[Float32Array,
     Raises:
         BadValueError: A null where ``on_null`` is error, or a value that ends as infinite.
     """
-    x = numbers(values)
-    missing = np.isnan(x)
-    nulls = int(np.count_nonzero(missing))
-    if nulls:
-        if feature.on_null == "error":
-            raise BadValueError(f"feature '{feature.name}': {nulls} values are null, and on_null is error.")
-        x = np.where(missing, feature.fill, x)
-    if feature.clip is not None:
-        x = np.clip(x, feature.clip[0], feature.clip[1])
+    filled, nulls = _filled(values, feature.fill)
+    if nulls and feature.on_null == "error":
+        raise BadValueError(f"feature '{feature.name}': {nulls} values are null, and on_null is error.")
+    x = filled if feature.clip is None else np.clip(filled, feature.clip[0], feature.clip[1])
     if feature.transform == "log1p":
-        x = np.copysign(np.log1p(np.abs(x)), x)
+        x = _signed_log1p(x)
     if (feature.mean, feature.std) != (0.0, 1.0):
         x = (x - feature.mean) / feature.std
     with np.errstate(over="ignore"):  # found and told below
         encoded = x.astype(np.float32)
     if not np.isfinite(encoded).all():
-        wrong = numbers(values)[np.isinf(encoded)]
+        wrong = filled[~np.isfinite(encoded)]
         raise BadValueError(f"feature '{feature.name}': value {wrong[0]:g} is not finite in float32; set clip.")
     return encoded, FeatureCounts(values=len(encoded), nulls=nulls)
 
 
-def numbers(values: pa.Array) -> npt.NDArray[np.float64]:
+def _filled(values: pa.Array, fill: float) -> tuple[Float64Array, int]:
+    """Numbers as float64 with nulls and NaN replaced, and how many those were."""
+    nulls = values.null_count
+    wide = values.cast(pa.float64(), safe=False)
+    # Several times faster than NaN for null and then a number for NaN.
+    x = (pc.fill_null(wide, fill) if nulls else wide).to_numpy(zero_copy_only=False)
+    if pa.types.is_floating(values.type) and (nans := np.isnan(x)).any():
+        nulls += int(np.count_nonzero(nans))
+        x = np.where(nans, fill, x)
+    return x, nulls
+
+
+def _signed_log1p(x: Float64Array) -> Float64Array:
+    if x.size and x.min() >= 0:
+        return np.log1p(x)
+    logs = np.abs(x)
+    return np.copysign(np.log1p(logs, out=logs), x, out=logs)
+
+
+def numbers(values: pa.Array) -> Float64Array:
     """Arrow numbers or booleans as float64 [values], nulls as NaN."""
     return values.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
