@@ -23,7 +23,7 @@ from data.features import DenseFeature, SparseFeature
 from data.parquet import RowGroup, read_row_group
 from data.schema import Schema
 
-TASK_VALUES = 1 << 19
+TASK_VALUES = 1 << 21
 """Values that a task decodes at a time, or one column of a row group if that is more."""
 
 Place = slice | torch.Tensor
