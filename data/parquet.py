@@ -17,6 +17,7 @@ from data.errors import DataError, StorageError
 from data.files import DataFile
 from data.retry import is_refusal
 
+_UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
 _DELETED = "was deleted while the job runs"
 _REPLACED = "was replaced while the job runs"
 
@@ -51,11 +52,13 @@ def read_footer(file: DataFile) -> pq.FileMetaData:
 
     def read() -> pq.FileMetaData:
         with file.storage.open(file.path) as source:
-            return pq.read_metadata(source)
+            metadata = pq.read_metadata(source)
+        metadata.schema.to_arrow_schema()  # a damaged one fails here, and not where it is used
+        return metadata
 
     try:
         return file.storage.retry.call(read, file.name)
-    except (OSError, pa.ArrowException) as cause:
+    except _UNREADABLE as cause:
         raise _failure(file, None, f"its Parquet footer cannot be read ({_text(cause)})", cause) from cause
 
 
@@ -94,7 +97,7 @@ def read_row_group(group: RowGroup, *, columns: Sequence[str], dictionaries: Seq
     file = group.file
     try:
         table = file.storage.retry.call(lambda: _decode(group, columns, dictionaries), file.name)
-    except (OSError, pa.ArrowException) as cause:
+    except _UNREADABLE as cause:
         if not isinstance(cause, FileNotFoundError) and not is_refusal(cause):
             _check_unchanged(group)
         where = _broken_column(group, columns, dictionaries)
@@ -164,7 +167,7 @@ def _broken_column(group: RowGroup, columns: Sequence[str], dictionaries: Sequen
     for column in columns:
         try:
             _decode(group, [column], [column] if column in dictionaries else [])
-        except (OSError, pa.ArrowException):
+        except _UNREADABLE:
             return f"column '{column}' "
     return ""
 
