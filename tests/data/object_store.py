@@ -88,7 +88,8 @@ class ObjectStore:
 
     def forward(self, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, Any, bytes]:
         """Asks the real server."""
-        connection = http.client.HTTPConnection(*self._upstream, timeout=30)
+        host, port = self._upstream
+        connection = http.client.HTTPConnection(host, port, timeout=30)
         connection.request(method, path, body, headers)
         response = connection.getresponse()
         content = response.read()
