@@ -9,17 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 
-import numpy as np
-import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
+from data.assemble import Assembler
 from data.batch import Batch
+from data.counters import FeatureCounts
 from data.damage import Damage, DamageLog, DamagePolicy
-from data.encode import IdArray
 from data.index import DatasetIndex
 from data.order import SampleOrder
 from data.schema import Schema
-from data.windows import Piece, Windows
+from data.windows import Windows
 
 
 @dataclass(frozen=True)
@@ -27,7 +24,7 @@ class LoaderOptions:
     """How far and with how much the loader works ahead, and what it does about damage.
 
     Attributes:
-        num_threads: Windows decoded at a time.
+        num_threads: Threads that decode.
         prefetch_batches: Batches that are ready before they are asked for.
         pin_memory: Whether batches lie in page-locked memory (CUDA).
         damage: What to do about row groups that cannot be read.
@@ -72,6 +69,7 @@ class BatchLoader:
         self.schema = schema
         self.lanes = order.lanes_of(rank, world_size)
         self.options = options or LoaderOptions()
+        self.assembler = Assembler(schema, num_lanes=len(self.lanes), rows_per_lane=order.rows_per_lane_step)
         self.total_rows = index.num_rows + sum(damage.num_rows for damage in index.left_out)
         self._damage = DamageLog(self.options.damage, num_rows=self.total_rows, known=index.left_out)
 
@@ -123,6 +121,7 @@ class BatchStream(Iterator[Batch]):
         self._ready: queue.Queue[_Item] = queue.Queue(loader.options.prefetch_batches)
         self._closed = threading.Event()
         self._exhausted = False
+        self._counts: dict[str, FeatureCounts] = {}
         self._thread = threading.Thread(target=self._produce, name="batch-loader", daemon=True)
         self._thread.start()
 
@@ -145,6 +144,15 @@ class BatchStream(Iterator[Batch]):
             raise StopIteration
         raise item
 
+    def counters(self) -> dict[str, FeatureCounts]:
+        """By feature, the nulls, unknown values and so on of the windows that batches were made from so far.
+
+        A window counts as a whole when this worker's first batch takes rows from it, up to
+        ``prefetch_batches`` before that batch is served; it counts again if it has to be decoded again
+        for another lane.
+        """
+        return dict(self._counts)
+
     def close(self) -> None:
         """Stops the thread; batches that were ready are dropped (the sample order finds them again)."""
         self._closed.set()
@@ -164,13 +172,16 @@ class BatchStream(Iterator[Batch]):
 
     def _produce(self) -> None:
         outcome: BaseException | None = None
-        pool = ThreadPoolExecutor(self._loader.options.num_threads, thread_name_prefix="decode")
+        loader = self._loader
+        pool = ThreadPoolExecutor(loader.options.num_threads, thread_name_prefix="decode")
+        windows = loader.windows(self._steps.stop, pool)
         try:
-            windows = self._loader.windows(self._steps.stop, pool)
             for step in self._steps:
                 rows = windows.take(step)
-                batch = _assemble(self._loader, rows.lanes, step)
-                batch = batch.pin_memory() if self._loader.options.pin_memory else batch
+                known_rows = loader.order.num_rows_at(step) if loader.knows_global_weight else 0
+                batch = loader.assembler.assemble(rows.lanes, known_rows)
+                self._counts = windows.counts
+                batch = batch.pin_memory() if loader.options.pin_memory else batch
                 if not self._put((batch, rows.num_skipped)):
                     return
         except BaseException as error:  # handed to the consumer, whatever it is
@@ -188,50 +199,3 @@ class BatchStream(Iterator[Batch]):
             except queue.Full:
                 continue
         return False
-
-
-def _assemble(loader: BatchLoader, lanes: list[list[Piece]], step: int) -> Batch:
-    """Gathers the rows of a step from the decoded windows into the tensors of a batch."""
-    schema, share = loader.schema, loader.order.rows_per_lane_step
-    size = share * len(lanes)
-    one_hot = np.zeros((len(schema.one_hot), size), np.int64)
-    dense = np.zeros((size, len(schema.dense)), np.float32)
-    labels, weights = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    real = np.zeros(size, bool)
-    bag_values: list[list[IdArray]] = [[] for _ in schema.multi_hot]
-    bag_lengths = np.zeros((len(schema.multi_hot), size), np.int64)
-
-    for lane, parts in enumerate(lanes):
-        start = lane * share
-        for columns, rows in parts:
-            to = slice(start, start + len(rows))
-            one_hot[:, to] = columns.one_hot[:, rows]
-            dense[to], labels[to], weights[to] = (
-                columns.dense[rows],
-                columns.labels[rows],
-                columns.weights[rows],
-            )
-            real[to] = True
-            for m, bags in enumerate(columns.multi_hot):
-                values, bag_lengths[m, to] = bags.take(rows)
-                bag_values[m].append(values)
-            start = to.stop
-
-    # Padding rows are empty bags: they touch no table row, whatever the optimizer does with a zero gradient.
-    complete = bool(real.all())
-    flat = one_hot.reshape(-1) if complete else one_hot[:, real].reshape(-1)
-    values = np.concatenate([flat, *(v for parts in bag_values for v in parts)]) if bag_values else flat
-    lengths = np.concatenate([np.tile(real, len(schema.one_hot)).astype(np.int64), bag_lengths.reshape(-1)])
-    global_weight = float(loader.order.num_rows_at(step)) if loader.knows_global_weight else 0.0
-    return Batch(
-        dense=torch.from_numpy(dense),
-        sparse=KeyedJaggedTensor(
-            keys=schema.sparse_keys,
-            values=torch.from_numpy(values),
-            lengths=torch.from_numpy(lengths),
-            stride=size,
-        ),
-        labels=torch.from_numpy(labels),
-        weights=torch.from_numpy(weights),
-        global_weight=torch.tensor([global_weight]),
-    )

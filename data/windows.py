@@ -9,10 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from data.assemble import Piece
+from data.counters import FeatureCounts
 from data.damage import DamageError, DamageLog
 from data.index import DatasetIndex
-from data.order import SampleOrder
-from data.reader import Columns, read_window
+from data.order import SampleOrder, Span
+from data.parquet import RowGroup
+from data.reader import Columns, WindowReader
 from data.schema import Schema
 
 IntArray = npt.NDArray[np.int64]
@@ -20,16 +23,13 @@ IntArray = npt.NDArray[np.int64]
 WindowKey = tuple[int, int]
 """(epoch, window within the epoch)."""
 
-Piece = tuple[Columns, IntArray]
-"""Decoded columns, and the rows of them to take, in this order."""
-
 
 @dataclass(frozen=True)
 class StepRows:
     """What a worker takes in one step.
 
     Attributes:
-        lanes: For each lane the pieces that its rows come from.
+        lanes: For each lane, the pieces of decoded windows that its rows come from.
         num_skipped: Rows that are missing because they are damaged.
     """
 
@@ -37,18 +37,77 @@ class StepRows:
     num_skipped: int
 
 
-@dataclass(frozen=True)
 class _Window:
-    """A decoded window.
+    """A window on its way: decoded by the pool, task by task; without row groups that cannot be.
 
-    Attributes:
-        columns: Of the row groups that could be decoded; None if none could.
-        places: For each place of the window's sequence the row of ``columns``, -1 if it is damaged;
-            int64 [rows of the window].
+    Args:
+        row_groups: In the order in which they were gathered.
+        rows: Their rows in serving order, int64 [rows]; None for the order as they lie.
+        schema: What the columns mean.
+        damage: Decides about row groups that cannot be decoded.
+        pool: Decodes.
     """
 
-    columns: Columns | None
-    places: IntArray
+    def __init__(
+        self,
+        row_groups: Sequence[RowGroup],
+        rows: IntArray | None,
+        schema: Schema,
+        damage: DamageLog,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._row_groups = row_groups
+        self._rows = rows
+        self._schema = schema
+        self._damage = damage
+        self._pool = pool
+        self._damaged: set[tuple[str, int]] = set()
+        self._intact_before: IntArray | None = None
+        self.entered = False
+        self._begin(row_groups, rows)
+
+    def columns(self) -> Columns:
+        """The rows that could be decoded, in serving order, once all tasks are done.
+
+        Raises:
+            DataError: A row group cannot be decoded, and may not be skipped.
+        """
+        while self._pending and self._finds_damage():
+            self._begin_without_damage()
+        return self._reader.columns
+
+    def piece(self, span: Span) -> Piece:
+        """A span's rows, without damaged ones."""
+        columns = self.columns()
+        if self._intact_before is None:
+            return Piece(columns, span.start, span.stop)
+        return Piece(columns, int(self._intact_before[span.start]), int(self._intact_before[span.stop]))
+
+    def _begin(self, row_groups: Sequence[RowGroup], rows: IntArray | None) -> None:
+        self._reader = WindowReader(row_groups, self._schema, rows)
+        tasks = self._reader.tasks() if row_groups else []
+        self._pending: list[Future[None]] = [self._pool.submit(task) for task in tasks]
+
+    def _finds_damage(self) -> bool:
+        """Waits for all tasks; whether some met damage that is to be skipped."""
+        found = len(self._damaged)
+        for task in self._pending:
+            error = task.exception()
+            if isinstance(error, DamageError):
+                self._damage.skip(error)
+                self._damaged.add(error.damage.place)
+            elif error is not None:
+                raise error
+        self._pending = []
+        return len(self._damaged) > found
+
+    def _begin_without_damage(self) -> None:
+        intact_groups = [group for group in self._row_groups if (group.path, group.index) not in self._damaged]
+        intact = np.concatenate([np.full(group.num_rows, group in intact_groups) for group in self._row_groups])
+        rows = np.arange(len(intact)) if self._rows is None else self._rows
+        served = rows[intact[rows]]
+        self._intact_before = np.concatenate([[0], np.cumsum(intact[rows])])
+        self._begin(intact_groups, (np.cumsum(intact) - 1)[served])
 
 
 class Windows:
@@ -65,6 +124,9 @@ class Windows:
         stop_step: No step from here on is asked for.
         damage: Decides about row groups that cannot be decoded, and takes note of them.
         pool: Decodes.
+
+    Attributes:
+        counts: By feature, what was met in the windows entered so far.
     """
 
     def __init__(
@@ -85,8 +147,9 @@ class Windows:
         self._damage = damage
         self._pool = pool
         self._last_epoch = order.locate(max(stop_step - 1, 0))[0]
-        self._decoded: dict[WindowKey, Future[_Window]] = {}
+        self._held: dict[WindowKey, _Window] = {}
         self._position: dict[int, WindowKey] = {}
+        self.counts = {name: FeatureCounts() for name in schema.feature_names}
 
     def take(self, step: int) -> StepRows:
         """The rows of a step, lane by lane; waits until they are decoded.
@@ -104,27 +167,28 @@ class Windows:
         if moved:
             current = {(epoch, part.window) for parts in spans.values() for part in parts}
             self._hold(current | set(self._position.values()))
-        lanes: list[list[Piece]] = []
-        num_skipped = 0
-        for lane in self._lanes:
-            lanes.append([])
-            for span in spans[lane]:
-                window = self._decoded[epoch, span.window].result()
-                places = window.places[span.start : span.stop]
-                rows = places[places >= 0]
-                num_skipped += len(places) - len(rows)
-                if window.columns is not None and len(rows):
-                    lanes[-1].append((window.columns, rows))
-        return StepRows(lanes, num_skipped)
+        pieces = {lane: [self._enter((epoch, span.window)).piece(span) for span in spans[lane]] for lane in spans}
+        num_planned = sum(span.stop - span.start for parts in spans.values() for span in parts)
+        num_served = sum(piece.stop - piece.start for parts in pieces.values() for piece in parts)
+        return StepRows([pieces[lane] for lane in self._lanes], num_planned - num_served)
+
+    def _enter(self, key: WindowKey) -> _Window:
+        window = self._held[key]
+        if not window.entered:
+            columns = window.columns()
+            window.entered = True
+            # A new dictionary each time, so that another thread may read the old one.
+            self.counts = {name: count + columns.counts[name] for name, count in self.counts.items()}
+        return window
 
     def _hold(self, current: set[WindowKey]) -> None:
         upcoming = {key for lane, at in self._position.items() for key in self._after(lane, at)}
-        for key in self._decoded.keys() - current - upcoming:
-            self._decoded.pop(key)
+        for key in self._held.keys() - current - upcoming:
+            self._held.pop(key)
         # What is needed now goes to the pool before what is needed later.
         for key in [*sorted(current), *sorted(upcoming - current)]:
-            if key not in self._decoded:
-                self._decoded[key] = self._pool.submit(self._decode, key)
+            if key not in self._held:
+                self._held[key] = self._window(key)
 
     def _after(self, lane: int, at: WindowKey) -> list[WindowKey]:
         epoch, window = at
@@ -134,20 +198,9 @@ class Windows:
             return []
         return [(epoch + 1, first) for first in self._order.lane_windows(lane, epoch + 1)[:1]]
 
-    def _decode(self, key: WindowKey) -> _Window:
+    def _window(self, key: WindowKey) -> _Window:
         epoch, window = key
         plan = self._order.epoch_plan(epoch)
         groups = [self._index.row_groups[number] for number in plan.windows[window]]
-        intact = list(groups)
-        while intact:
-            try:
-                columns = read_window(intact, self._schema)
-            except DamageError as error:
-                self._damage.skip(error)
-                intact = [group for group in intact if (group.path, group.index) != error.damage.place]
-            else:
-                if len(intact) == len(groups):
-                    return _Window(columns, plan.rows(window))
-                kept = np.concatenate([np.full(group.num_rows, group in intact) for group in groups])
-                return _Window(columns, np.where(kept, np.cumsum(kept) - 1, -1)[plan.rows(window)])
-        return _Window(None, np.full(sum(group.num_rows for group in groups), -1))
+        rows = plan.rows(window) if plan.seeds else None
+        return _Window(groups, rows, self._schema, self._damage, self._pool)
