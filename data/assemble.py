@@ -53,7 +53,7 @@ class Assembler:
 
         Args:
             lanes: The pieces of each lane, ``rows_per_lane`` rows together or less.
-            global_rows: Rows of the step over all workers, padding not counted.
+            global_rows: Rows of the step over all workers, padding not counted; 0 if that is not known.
         """
         placed = list(self._placed(lanes))
         complete = sum(to.stop - to.start for _, to in placed) == self._size
