@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from data.counters import FeatureCounts
+from data.encode import BadValueError, encode_dense, encode_label, encode_weight
+from data.features import DenseFeature
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.bool_()])
+def test_labels_of_any_numeric_type_become_zeros_and_ones(kind: pa.DataType) -> None:
+    labels = encode_label(pa.array([1, 0, 1]).cast(kind))
+    assert labels.dtype == np.float32
+    assert labels.tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [([0, 2], "label 2 is neither 0 nor 1"), ([0.5, 1], "label 0.5 is neither"), ([0, None], "1 labels are null")],
+)
+def test_other_labels_are_refused(values: list[float | None], message: str) -> None:
+    with pytest.raises(BadValueError, match=message):
+        encode_label(pa.array(values))
+
+
+def test_weights_keep_their_values() -> None:
+    assert encode_weight(pa.array([0, 1, 3], pa.int32())).tolist() == [0.0, 1.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ([1.0, -0.5], "sample weight -0.5 is negative or not finite"),
+        ([math.inf], "sample weight inf is negative or not finite"),
+        ([math.nan], "sample weight nan is negative or not finite"),
+        ([None], "1 values of the sample weight are null"),
+    ],
+)
+def test_other_weights_are_refused(values: list[float | None], message: str) -> None:
+    with pytest.raises(BadValueError, match=message):
+        encode_weight(pa.array(values, pa.float64()))
+
+
+def test_dense_values_are_filled_clipped_transformed_and_standardized_in_this_order() -> None:
+    feature = DenseFeature(name="x", fill=5.0, clip=[-10.0, 100.0], transform="log1p", mean=0.5, std=2.0)
+    values = pa.array([0.0, None, math.nan, 1e9, -50.0, 7.0])
+    clipped = [0.0, 5.0, 5.0, 100.0, -10.0, 7.0]
+    expected = [(math.copysign(math.log(1 + abs(x)), x) - 0.5) / 2.0 for x in clipped]
+    encoded, counts = encode_dense(values, feature)
+    assert encoded.dtype == np.float32
+    np.testing.assert_allclose(encoded, np.array(expected), rtol=1e-6)
+    assert counts == FeatureCounts(values=6, nulls=2)
+
+
+def test_dense_integers_are_taken_as_they_are() -> None:
+    encoded, _ = encode_dense(pa.array([3, None, -2], pa.int16()), DenseFeature(name="x"))
+    assert encoded.tolist() == [3.0, 0.0, -2.0]
+
+
+def test_large_dense_integers_are_standardized_before_they_are_rounded_to_float32() -> None:
+    feature = DenseFeature(name="time", mean=1_600_000_000, std=10)
+    encoded, _ = encode_dense(pa.array([1_600_000_001, 1_600_000_013]), feature)
+    np.testing.assert_allclose(encoded, np.array([0.1, 1.3]), rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])
+def test_dense_values_that_float32_cannot_hold_are_refused_unless_clipped(value: float) -> None:
+    with pytest.raises(BadValueError, match=r"feature 'x': value .* is not finite in float32; set clip"):
+        encode_dense(pa.array([1.0, value]), DenseFeature(name="x"))
+    encoded, _ = encode_dense(pa.array([1.0, value]), DenseFeature(name="x", clip=[-5, 5]))
+    assert encoded.tolist() == [1.0, math.copysign(5.0, value)]
+
+
+def test_dense_nulls_can_be_refused() -> None:
+    with pytest.raises(BadValueError, match="feature 'x': 2 values are null, and on_null is error"):
+        encode_dense(pa.array([1.0, None, math.nan]), DenseFeature(name="x", on_null="error"))
