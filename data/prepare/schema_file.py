@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import yaml
 
 from data.prepare.config import FeaturesConfig, PrepareConfig
-from data.prepare.source.base import Column
+from data.prepare.source.base import Column, plain_name
 from data.prepare.state import write_text
 from data.prepare.statistics import Statistics
 from data.schema import parse_schema
@@ -32,7 +31,7 @@ def write_schema(config: PrepareConfig, columns: Sequence[Column], out: Path, st
     if path.exists():
         return
     text = schema_text(config, columns, statistics)
-    parse_schema(yaml.safe_load(text), where=str(path))
+    parse_schema(yaml.safe_load(text), where=str(path), folder=out)
     write_text(path, text)
 
 
@@ -45,12 +44,12 @@ def schema_text(config: PrepareConfig, columns: Sequence[Column], statistics: St
         for position, column in enumerate(columns)
         if column.role in ("categorical", "id")
     ]
-    for column in columns:
+    for position, column in enumerate(columns):
         borders = statistics[column.name].get("borders")
         if borders:
             name = f"{column.name}_bucket"
             sparse.append(
-                {"name": name, "column": column.name, "kind": "bucketize", "borders": borders} | _table(name, 0)
+                {"name": name, "column": column.name, "kind": "bucketize", "borders": borders} | _table(name, position)
             )
     lines = [HEADER.format(source=config.source["name"]) + f"label: {_flow(label)}"]
     for section, features in (("dense", dense), ("sparse", sparse)):
@@ -71,6 +70,8 @@ def _sparse(column: Column, figures: dict[str, Any], config: FeaturesConfig, pos
     feature: dict[str, Any] = {"name": column.name}
     if column.role == "id":
         feature |= {"kind": "id", "num_embeddings": column.num_embeddings, "default": 0}
+    elif "vocabulary" in figures:
+        feature |= {"kind": "vocabulary", "vocabulary": figures["vocabulary"]}
     else:
         # Row 0 is that of a null; the smallest table still tells a few unseen values apart.
         wanted = 1 + max(math.ceil(figures["cardinality"] * config.rows_per_value), 8)
@@ -80,9 +81,8 @@ def _sparse(column: Column, figures: dict[str, Any], config: FeaturesConfig, pos
 
 def _table(name: str, position: int) -> dict[str, str]:
     """A table name of its own where the feature's name has characters that a table's may not have."""
-    if re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        return {}
-    return {"table": f"{re.sub(r'[^A-Za-z0-9_-]', '_', name)}_{position}"}
+    plain = plain_name(name, position)
+    return {} if plain == name else {"table": plain}
 
 
 def _flow(value: Any) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tqdm import tqdm
 
 from data.errors import DataError
 from data.prepare.config import PrepareConfig
-from data.prepare.source.base import Column
+from data.prepare.source.base import Column, plain_name
 from data.prepare.state import State
 
 logger = logging.getLogger(__name__)
@@ -44,33 +45,32 @@ def look_at(config: PrepareConfig, columns: Sequence[Column], state: State, file
     if not files:
         raise DataError("split: not a single row is left for training; change the split.")
     dense = [column for column in columns if column.role == "dense"]
-    statistics: Statistics = {}
     paths = [str(state.out / file) for file in files]
     with (
         _connect(config, state.out) as connection,
         tqdm(total=len(columns), unit="column", desc="statistics", disable=None) as bar,
     ):
         try:
-            figures = state.column("dense")
-            if figures is None:
-                figures = _dense(connection, paths, dense, config.features.dense_buckets) if dense else {}
-                state.add_column("dense", figures)
-            statistics.update(figures)
+            statistics = _noted(state, "dense", lambda: _dense(connection, paths, dense, config.features.dense_buckets))
             bar.update(len(dense))
             for position, column in enumerate(columns):
-                if column.role == "dense":
-                    continue
-                figures = state.column(str(position))
-                if figures is None:
-                    figures = _values(connection, paths, column, config.features.min_count, state.out)
-                    state.add_column(str(position), figures)
-                statistics[column.name] = figures
-                bar.update(1)
+                if column.role != "dense":
+                    look = partial(_values, connection, paths, column, position, config.features.min_count, state.out)
+                    statistics[column.name] = _noted(state, str(position), look)
+                    bar.update(1)
         except duckdb.OutOfMemoryException as cause:
             raise DataError(
                 f"memory_gib is {config.memory_gib:g}, which does not suffice for the statistics; raise it."
             ) from cause
     return statistics
+
+
+def _noted(state: State, key: str, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    figures = state.column(key)
+    if figures is None:
+        figures = look()
+        state.add_column(key, figures)
+    return figures
 
 
 def _connect(config: PrepareConfig, out: Path) -> duckdb.DuckDBPyConnection:
@@ -87,6 +87,8 @@ def _dense(
     connection: duckdb.DuckDBPyConnection, paths: list[str], columns: list[Column], num_buckets: int
 ) -> Statistics:
     """Moments as the model sees the values, nulls filled with 0: of ``transform(fill(x))``."""
+    if not columns:
+        return {}
     levels = [*QUANTILES, *(k / num_buckets for k in range(1, num_buckets))]
     moments, quantiles = [], []
     for column in columns:
@@ -123,7 +125,12 @@ def _borders(quantiles: list[float], lowest: float | None) -> list[float]:
 
 
 def _values(
-    connection: duckdb.DuckDBPyConnection, paths: list[str], column: Column, min_count: int | None, out: Path
+    connection: duckdb.DuckDBPyConnection,
+    paths: list[str],
+    column: Column,
+    position: int,
+    min_count: int | None,
+    out: Path,
 ) -> dict[str, Any]:
     """Distinct values, the most frequent of them, and on request the vocabulary, from one count per value."""
     name = _quoted(column.name)
@@ -135,20 +142,20 @@ def _values(
         connection,
         "SELECT count(value), coalesce(sum(n) FILTER (value IS NULL), 0)::BIGINT, min(value), max(value) FROM counts",
     )
-    by_count = "FROM counts WHERE value IS NOT NULL ORDER BY n DESC, value"
-    top = [list(row) for row in connection.execute(f"SELECT value, n {by_count} LIMIT {TOP_VALUES}").fetchall()]
+    by_count = f"SELECT value, n FROM counts WHERE value IS NOT NULL ORDER BY n DESC, value LIMIT {TOP_VALUES}"
+    top = [list(row) for row in connection.execute(by_count).fetchall()]
     figures = {"nulls": nulls, "cardinality": cardinality, "top": top}
     if column.role in ("id", "extra"):
         figures |= {"min": low, "max": high}
     if column.role == "categorical" and min_count is not None:
-        query = f"SELECT value::VARCHAR FROM (SELECT * {by_count}) WHERE n >= {min_count} ORDER BY n DESC, value"
-        figures |= _write_vocabulary(connection, query, column.name, out)
+        path = f"vocabulary/{plain_name(column.name, position)}.txt"
+        figures |= _write_vocabulary(connection, min_count, out, path)
     return figures
 
 
-def _write_vocabulary(connection: duckdb.DuckDBPyConnection, query: str, name: str, out: Path) -> dict[str, Any]:
+def _write_vocabulary(connection: duckdb.DuckDBPyConnection, min_count: int, out: Path, path: str) -> dict[str, Any]:
     """One value per line, the most frequent first: line i is table row i + 2, after those of null and unknown."""
-    path = f"vocabulary/{''.join(c if c.isalnum() or c in '-_' else '_' for c in name)}.txt"
+    query = f"SELECT value::VARCHAR FROM counts WHERE value IS NOT NULL AND n >= {min_count} ORDER BY n DESC, value"
     unfinished = out / (path + ".tmp")
     unfinished.parent.mkdir(exist_ok=True)
     kept = 0

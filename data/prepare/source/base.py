@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -33,6 +34,13 @@ class Column:
     role: Role
     transform: str = "none"
     num_embeddings: int = 0
+
+
+def plain_name(column: str, position: int) -> str:
+    """The column's name where it has only letters, digits, ``_`` and ``-``; else one that does, and is its own."""
+    if re.fullmatch(r"[A-Za-z0-9_-]+", column):
+        return column
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', column)}_{position}"
 
 
 @dataclass(frozen=True)

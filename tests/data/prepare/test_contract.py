@@ -11,7 +11,8 @@ import pytest
 
 import configs
 from data.errors import DataError
-from data.index import build_index, resolve_files
+from data.files import resolve_files
+from data.index import build_index
 from data.prepare.config import PrepareConfig, ShardsConfig, SplitConfig
 from data.prepare.pipeline import prepare
 from data.prepare.source import known_sources
@@ -62,9 +63,9 @@ def test_dense_columns_reach_the_model_with_mean_0_and_deviation_1(source: str, 
     schema = load_schema(tmp_path / "out" / "schema.yaml")
     index = build_index(resolve_files(str(tmp_path / "out" / "train"), key="train"), schema)
     dense = read_window(index.row_groups, schema).dense
-    assert dense.mean(axis=0) == pytest.approx([0.0] * len(schema.dense), abs=1e-3)
-    constant = dense.max(axis=0) - dense.min(axis=0) < 1e-3
-    assert dense.std(axis=0)[~constant] == pytest.approx([1.0] * int((~constant).sum()), abs=1e-3)
+    assert dense.mean(axis=1) == pytest.approx([0.0] * len(schema.dense), abs=1e-3)
+    constant = dense.max(axis=1) - dense.min(axis=1) < 1e-3
+    assert dense.std(axis=1)[~constant] == pytest.approx([1.0] * int((~constant).sum()), abs=1e-3)
 
 
 def test_shards_have_the_sizes_asked_for(source: str, tmp_path: Path) -> None:

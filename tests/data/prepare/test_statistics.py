@@ -11,8 +11,12 @@ import pytest
 import yaml
 
 from data.errors import DataError
+from data.files import resolve_files
+from data.index import build_index
 from data.prepare.config import FeaturesConfig, PrepareConfig, SplitConfig
 from data.prepare.pipeline import prepare
+from data.reader import read_window
+from data.schema import load_schema
 
 ROWS = 500
 RNG = np.random.default_rng(0)
@@ -71,6 +75,11 @@ def test_a_vocabulary_holds_the_values_seen_often_enough(tmp_path: Path) -> None
     expected = [s for s, n in sorted(counts.items(), key=lambda item: (-item[1], item[0])) if n >= 3]
     assert (tmp_path / "out" / found["vocabulary"]).read_text().splitlines() == expected
     assert found["kept"] == len(expected) < len(counts)
+    schema = load_schema(tmp_path / "out" / "schema.yaml")
+    assert [(feature.kind, feature.num_embeddings) for feature in schema.sparse] == [("vocabulary", len(expected) + 2)]
+    index = build_index(resolve_files(str(tmp_path / "out" / "train"), key="train"), schema)
+    rows = read_window(index.row_groups, schema).one_hot[0]
+    assert rows.tolist() == [0 if not s else expected.index(s) + 2 if s in expected else 1 for s in SITES]
 
 
 def test_hashed_tables_follow_the_distinct_values_up_to_the_limit(tmp_path: Path) -> None:
