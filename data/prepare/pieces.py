@@ -67,8 +67,14 @@ class PieceWriter:
         """Writes the shards of one piece, then its record.
 
         Raises:
-            DataError: A damaged line, with the policy ``error``.
+            DataError: A damaged line, with the policy ``error``; or a file cannot be written.
         """
+        try:
+            return self._write(piece)
+        except OSError as cause:
+            raise DataError(f"out: cannot write to {self.state.out} ({cause}); make room and run again.") from cause
+
+    def _write(self, piece: Piece) -> PieceRecord:
         parquet = self.config.format == "parquet"
         kind, folders = (ParquetShard, SPLITS) if parquet else (TsvShard, (RAW,))
         writers = [kind(self.state.out, folder, piece.index, self.config.shards) for folder in folders]

@@ -84,4 +84,8 @@ def _write_shards(
     logger.info("%d new rows in %.1f s (%.0f rows/s)", num_new, seconds, num_new / seconds)
     if not records:
         raise DataError("source: the input holds no rows.")
+    if not any(record.shards for record in records):
+        raise DataError(
+            f"source: not a single line could be taken: {records[0].examples[0]}; is this the right source?"
+        )
     return records

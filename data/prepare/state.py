@@ -107,9 +107,12 @@ def open_state(out: str, identity: dict[str, Any], *, overwrite: bool) -> Iterat
     """
     folder = Path(out)
     noted = folder / ".prepare" / "identity.json"
-    if folder.exists() and not noted.exists() and set(os.listdir(folder)) - {".prepare", ".prepare.lock"}:
+    if folder.is_dir() and not noted.exists() and set(os.listdir(folder)) - {".prepare", ".prepare.lock"}:
         raise DataError(f"out: {out} is not empty and was not made by prepare.py; choose another folder.")
-    (folder / ".prepare").mkdir(parents=True, exist_ok=True)
+    try:
+        (folder / ".prepare").mkdir(parents=True, exist_ok=True)
+    except OSError as cause:
+        raise DataError(f"out: {out} cannot be made ({cause.strerror}); choose another folder.") from cause
     with _lock(folder / ".prepare.lock"):  # outside of .prepare, which overwrite removes
         if overwrite:
             _remove(folder)

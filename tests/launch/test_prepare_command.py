@@ -36,6 +36,7 @@ def test_every_source_composes_with_its_own_defaults(name: str, tmp_path: Path) 
     assert config == defaults
 
 
+@pytest.mark.distributed
 def test_criteo_text_is_prepared_and_trained(tmp_path: Path) -> None:
     """The whole way: made-up raw text, Parquet by source=criteo, two workers."""
     raw, out = tmp_path / "raw", tmp_path / "out"

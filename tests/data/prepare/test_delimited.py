@@ -61,3 +61,36 @@ def test_a_required_field_and_an_infinite_number_are_damage() -> None:
     parsed = parse_block(b"1,1\n2,\ninf,3\n,4\nnan,5\n", 5, layout, path="f", first_line=1)
     assert parsed.table["t"].to_pylist() == [1, 4, 5]
     assert [str(b) for b in parsed.bad] == ["f, line 2: column 't' is empty", "f, line 3: column 'x' is infinite"]
+
+
+stray = st.text('a";', min_size=1, max_size=6)
+
+
+@given(st.lists(stray, min_size=1, max_size=8))
+def test_stray_quotes_never_cost_a_line_its_neighbours(texts: list[str]) -> None:
+    """Each line alone is taken or left, and together it is the same."""
+    layout = Layout({"a": pa.string(), "b": pa.string()}, ";", quoted=True)
+    alone = [parse_block(f"{text}\n".encode(), 1, layout, path="f", first_line=1).table.to_pylist() for text in texts]
+    block = "".join(f"{text}\n" for text in texts).encode()
+    parsed = parse_block(block, len(texts), layout, path="f", first_line=1)
+    assert parsed.table.to_pylist() == [row for rows in alone for row in rows]
+    assert len(parsed.bad) == len(texts) - parsed.table.num_rows
+
+
+def test_a_quote_within_an_unquoted_field_is_a_character() -> None:
+    layout = Layout({"a": pa.int64(), "b": pa.string()}, ",", quoted=True)
+    parsed = parse_block(b'1,5" tube\n2,x\n', 2, layout, path="f", first_line=1)
+    assert parsed.table["b"].to_pylist() == ['5" tube', "x"]
+
+
+def test_a_long_quoted_field_is_taken() -> None:
+    layout = Layout({"a": pa.int64(), "b": pa.string()}, ",", quoted=True)
+    parsed = parse_block(b'1,"%s"\n' % (b"x" * 300_000), 1, layout, path="f", first_line=1)
+    assert [len(value) for value in parsed.table["b"].to_pylist()] == [300_000]
+
+
+def test_integers_of_64_bits_are_told_from_longer_ones() -> None:
+    layout = Layout({"a": pa.int64()}, ",")
+    parsed = parse_block(b"9223372036854775807\n9223372036854775808\n -5 \n", 3, layout, path="f", first_line=1)
+    assert parsed.table["a"].to_pylist() == [2**63 - 1, -5]
+    assert str(parsed.bad[0]) == "f, line 2: column 'a' has to be an integer, but is '9223372036854775808'"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -219,3 +220,23 @@ def test_the_summary_counts_what_the_records_count(tmp_path: Path) -> None:
     assert summary["rows"]["bad"] == sum(record["num_bad"] for record in records) == len(sample.damaged)
     assert summary["rows"]["read"] == 500 + len(sample.damaged)
     assert summary["splits"]["train"]["rows"] + summary["splits"]["test"]["rows"] == 500
+
+
+def test_an_input_of_nothing_but_damage_is_told(tmp_path: Path) -> None:
+    (tmp_path / "raw.txt").write_text("label,user_id,item_id,tag_id\n" + "1,2\n" * 500)
+    with pytest.raises(DataError, match=r"not a single line could be taken: .*raw.txt, line 2: has 2 fields"):
+        prepare(movielens(tmp_path, on_bad_line="skip"))
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"out: .*file/out cannot be made \(Not a directory\)"):
+        prepare(movielens(tmp_path, "file/out"))
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    prepare(movielens(tmp_path))
+    shutil.rmtree(tmp_path / "out" / "train")
+    (tmp_path / "out" / "train").write_text("in the way")
+    with pytest.raises(DataError, match=r"out: cannot write to .*out .*; make room and run again"):
+        prepare(movielens(tmp_path))

@@ -176,7 +176,7 @@ def test_csv_names_that_no_table_may_have_get_one_that_may(tmp_path: Path) -> No
 def test_csv_word_after_the_sample_is_told_with_its_column(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("data.prepare.source.csv.SAMPLE_LINES", 10)
     text = "click,n,s\n" + "1,5,a\n" * 20 + "1,many,a\n"
-    with pytest.raises(DataError, match="line 22: column 'n' has to be an integer: invalid value 'many'"):
+    with pytest.raises(DataError, match="line 22: column 'n' has to be an integer, but is 'many'"):
         prepared(tmp_path, text, "csv")
 
 
