@@ -51,7 +51,11 @@ class SplitConfig:
 
 @dataclass
 class ShardsConfig:
-    """How the shards are cut: rows of the input per shard (before the split) and rows per row group."""
+    """How the shards are cut: rows of the input per shard (before the split) and rows per row group.
+
+    The text of at most ``num_threads`` + 2 shards is held at a time, whatever the size of the input, and
+    decoded columns of about two row groups for each thread and split.
+    """
 
     rows: int = 262_144
     row_group_rows: int = 65_536

@@ -17,7 +17,7 @@ from data.prepare.split import SPLITS, Splitter
 from data.prepare.state import RAW, PieceRecord, State
 
 NUM_EXAMPLES = 10
-"""Damaged lines that a piece's record quotes."""
+"""Damaged lines that a piece's record and the summary quote."""
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,11 @@ from typing import Any
 
 import duckdb
 
+from data.prepare.pieces import NUM_EXAMPLES
 from data.prepare.source.base import Column, Source
 from data.prepare.split import SPLITS
 from data.prepare.state import RAW, PieceRecord, State, files_of, write_json, write_text
 from data.prepare.statistics import Statistics
-
-NUM_EXAMPLES = 10
 
 
 def write_summary(
