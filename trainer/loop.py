@@ -199,13 +199,13 @@ def _report(job: Job, done: int, throughput: Throughput, board: TensorBoard, pro
     """Writes the figures since the last report. All ranks must call this."""
     metrics, step_s = job.metrics.compute(), throughput.take_window()
     job.metrics.reset()
-    samples_per_s = job.config.global_batch_size / step_s
+    samples_per_s = job.config.global_batch_size / step_s if step_s else None
     board.scalars("train", {"loss": metrics["logloss"], **metrics}, done)
     board.scalars("learning_rate", job.optimizers.learning_rates(done - 1), done)
-    if step_s == step_s:  # not NaN: some step was timed
+    if step_s and samples_per_s:
         board.scalars("speed", {"samples_per_s": samples_per_s, "step_ms": 1000 * step_s}, done)
     board.flush()
-    progress.report(done, metrics, samples_per_s, step_s)
+    progress.report(done, metrics, step_s=step_s, samples_per_s=samples_per_s)
 
 
 def _report_test(metrics: dict[str, float], done: int, board: TensorBoard) -> None:
