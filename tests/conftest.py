@@ -51,7 +51,7 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-@pytest.fixture()
+@pytest.fixture
 def click_log(tmp_path: Path) -> Path:
     """A data set of uneven shards with its schema: ``root/schema.yaml``, ``root/train``, ``root/test``."""
     root = tmp_path / "clicks"
@@ -66,7 +66,7 @@ def click_log(tmp_path: Path) -> Path:
     return root
 
 
-@pytest.fixture()
+@pytest.fixture
 def make_config(click_log: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
     """A small training config over ``click_log``; keyword arguments replace whole keys or, with dicts, parts."""
 

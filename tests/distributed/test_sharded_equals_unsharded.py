@@ -109,7 +109,7 @@ def test_two_ranks_match_the_reference(
     ranks: list[list[Step]] = results_of(run_ranks(2, train_and_record, config, str(tmp_path), first_step))
     reference = reference_from(tensors_of(tmp_path / "before"), config)
     tables, dense = reference.tables(), reference.dense()
-    optimizers = [
+    optimizers: list[torch.optim.Optimizer] = [
         torch.optim.SGD(tables, lr=0.5) if optimizer == "sgd" else torch.optim.Adagrad(tables, lr=0.1, eps=1e-2),
         torch.optim.SGD(dense, lr=0.5),
     ]
