@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from data.errors import DataError
+from data.schema import Schema, load_schema, parse_schema
+
+
+def schema(**changes: Any) -> Schema:
+    values = {
+        "label": "click",
+        "dense": [{"name": "price"}],
+        "sparse": [{"name": "site", "kind": "hash", "num_embeddings": 10}],
+    }
+    return parse_schema({**values, **changes}, where="here")
+
+
+def sparse(**settings: Any) -> Schema:
+    return schema(sparse=[{"name": "site", **settings}])
+
+
+def test_keys_put_one_hot_features_before_multi_hot_ones() -> None:
+    parsed = schema(
+        sparse=[
+            {"name": "tags", "kind": "hash", "num_embeddings": 10, "max_length": 3},
+            {"name": "site", "kind": "hash", "num_embeddings": 10},
+        ]
+    )
+    assert parsed.sparse_keys == ["site", "tags"]
+
+
+def test_every_column_is_read_once() -> None:
+    parsed = schema(
+        weight="importance",
+        sparse=[
+            {"name": "a", "column": "price", "kind": "bucketize", "borders": [1]},
+            {"name": "b", "kind": "hash", "num_embeddings": 10},
+        ],
+    )
+    assert parsed.columns == ["click", "importance", "price", "b"]
+
+
+def test_features_share_a_table() -> None:
+    settings = {"kind": "hash", "num_embeddings": 10, "table": "site"}
+    tables = schema(sparse=[{"name": "seen", **settings}, {"name": "clicked", **settings}]).tables()
+    assert [(t.name, t.num_embeddings, t.features) for t in tables] == [("site", 10, ("seen", "clicked"))]
+
+
+def test_the_fingerprint_follows_every_declaration() -> None:
+    variants = [
+        schema(),
+        schema(label="other"),
+        schema(weight="w"),
+        schema(dense=[]),
+        sparse(kind="id", num_embeddings=9),
+    ]
+    assert len({variant.fingerprint for variant in variants}) == len(variants)
+    assert schema().fingerprint == schema().fingerprint
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sparse": []}, "here: sparse: the list is empty"),
+        ({"label": None}, "here: 'label'"),
+        ({"labels": "x"}, "here: unknown key 'labels'. Did you mean 'label'?"),
+        ({"dense": [{"name": "price", "std": 0}]}, r"here: dense\[0\]: feature 'price': std is 0.0, but must be"),
+        ({"dense": [{"name": "price", "clip": [2, 1]}]}, r"feature 'price': clip is \[2.0, 1.0\]"),
+        ({"dense": [{"name": "price", "transform": "log"}]}, "feature 'price': transform is 'log', but must be one of"),
+        ({"dense": [{"name": "price", "tranform": "log1p"}]}, r"dense\[0\]: unknown key 'tranform'. Did you mean"),
+        ({"dense": [{"name": "site"}]}, "feature 'site' is declared 2 times"),
+        ({"sparse": [{"kind": "id", "num_embeddings": 3}]}, r"sparse\[0\]: 'name' has no value"),
+        ({"sparse": "site"}, "here: 'sparse': must be a list"),
+    ],
+)
+def test_an_impossible_schema_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        schema(**changes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "hsh", "num_embeddings": 3}, "kind is 'hsh', but must be one of"),
+        ({"kind": "hash", "num_embeddings": 1}, "num_embeddings is 1, but must be 2 or more"),
+        ({"kind": "id"}, "num_embeddings is 0, but must be 1 or more"),
+        ({"kind": "id", "num_embeddings": 3, "default": 3}, "default is 3, but must be a row of the table"),
+        ({"kind": "hash", "num_embeddings": 3, "default": 1}, "default is 1, but must be"),
+        ({"kind": "hash", "num_embeddings": 3, "pooling": "max"}, "pooling is 'max', but must be one of"),
+        ({"kind": "hash", "num_embeddings": 3, "max_length": 0}, "max_length is 0, but must be 1"),
+        ({"kind": "bucketize"}, "borders is None, but must be"),
+        ({"kind": "bucketize", "borders": [2, 1]}, r"borders is \[2.0, 1.0\], but must be a rising list"),
+        ({"kind": "bucketize", "borders": [1], "num_embeddings": 9}, "num_embeddings is 9, but must be left out or 3"),
+        (
+            {"kind": "hash", "num_embeddings": 3, "borders": [1]},
+            r"borders is \[1.0\], but must be given for kind bucketize",
+        ),
+        ({"kind": "hash", "num_embeddings": 3, "table": "a.b"}, "table is 'a.b', but must be letters"),
+    ],
+)
+def test_an_impossible_sparse_feature_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"here: sparse\\[0\\]: feature 'site': {message}"):
+        sparse(**settings)
+
+
+def test_features_that_share_a_table_must_agree() -> None:
+    with pytest.raises(DataError, match="feature 'b': table 't' has 10 rows and pooling sum for 'a', but 20 and sum"):
+        schema(
+            sparse=[
+                {"name": "a", "kind": "hash", "num_embeddings": 10, "table": "t"},
+                {"name": "b", "kind": "hash", "num_embeddings": 20, "table": "t"},
+            ]
+        )
+
+
+GOOD_FILE = {"click": pa.int8(), "price": pa.float64(), "site": pa.string()}
+
+
+def check(file: dict[str, pa.DataType], **changes: Any) -> None:
+    schema(**changes).check_file(pa.schema(list(file.items())), "some.parquet")
+
+
+def test_a_file_may_have_more_columns_than_declared() -> None:
+    check({**GOOD_FILE, "extra": pa.date32()})
+
+
+@pytest.mark.parametrize(
+    "kind", [pa.string(), pa.large_string(), pa.dictionary(pa.int32(), pa.string()), pa.int32(), pa.bool_()]
+)
+def test_hash_takes_strings_integers_and_booleans(kind: pa.DataType) -> None:
+    check({**GOOD_FILE, "site": kind})
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ({"click": pa.int8(), "site": pa.string()}, r"column 'price' \(dense feature 'price'\) is missing"),
+        (
+            {**GOOD_FILE, "click": pa.string()},
+            "column 'click' has type string, but the label needs a number or a boolean",
+        ),
+        ({**GOOD_FILE, "price": pa.string()}, "'price' has type string, but dense feature 'price' needs a number"),
+        ({**GOOD_FILE, "price": pa.list_(pa.int8())}, "'price' has type list<.*>, but dense feature"),
+        ({**GOOD_FILE, "site": pa.float32()}, "'site' has type float, but sparse feature 'site' of kind hash needs"),
+        ({**GOOD_FILE, "site": pa.list_(pa.string())}, "'site' has type list<.*max_length 1; set max_length above 1"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused(file: dict[str, pa.DataType], message: str) -> None:
+    with pytest.raises(DataError, match=f"some.parquet: .*{message}"):
+        check(file)
+
+
+def test_a_missing_column_is_answered_with_a_close_name() -> None:
+    with pytest.raises(DataError, match=r"column 'site' .* is missing\. Did you mean 'sites'\?"):
+        check({"click": pa.int8(), "price": pa.int64(), "sites": pa.string()})
+
+
+def test_a_list_feature_needs_a_list_column() -> None:
+    with pytest.raises(DataError, match="declares max_length 3; set max_length to 1"):
+        check(GOOD_FILE, sparse=[{"name": "site", "kind": "hash", "num_embeddings": 10, "max_length": 3}])
+
+
+def test_the_shipped_schema_loads() -> None:
+    path = Path(__file__).parents[2] / "data" / "samples" / "adult" / "schema.yaml"
+    assert load_schema(path).label == "label"
+
+
+def test_an_unreadable_schema_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"missing\.yaml: cannot read the schema .*set data\.schema"):
+        load_schema(tmp_path / "missing.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("label: [", encoding="utf-8")
+    with pytest.raises(DataError, match=r"broken\.yaml: not valid YAML"):
+        load_schema(broken)
+    broken.write_text("- label", encoding="utf-8")
+    with pytest.raises(DataError, match=r"broken\.yaml: holds \['label'\], but must map"):
+        load_schema(broken)
