@@ -43,7 +43,7 @@ def rows_of(batch: Batch) -> tuple[Ids, torch.Tensor, torch.Tensor]:
     real = batch.weights > 0
     keep = real.nonzero().flatten().tolist()
     ids: Ids = {}
-    for key in batch.sparse.keys():
+    for key in ("site", "user", "row_id", "tags"):
         jagged = batch.sparse[key]
         offsets, values = jagged.offsets().tolist(), jagged.values().tolist()
         ids[key] = [values[offsets[b] : offsets[b + 1]] for b in keep]
