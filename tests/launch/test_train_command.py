@@ -113,7 +113,7 @@ def lanes_of_three(root: Path) -> list[str]:
 MISTAKES = {
     wrong_column_name: r"part-0.parquet: column 'sit' \(sparse feature 'sit'\) is missing. Did you mean 'site'\?",
     missing_label: r"part-0.parquet: column 'clicked' \(the label\) is missing. Did you mean 'click'\? Known names: ",
-    string_for_a_number: r"part-0.parquet: column 'site' has type string, but dense feature 'site_number' needs a number",
+    string_for_a_number: r"part-0.parquet: column 'site' has type string, but dense feature 'site_number'",
     no_files: r"data.train: '.*/trian/\*.parquet' matches no Parquet file",
     config_typo: r"unknown key 'model.embeding_dim'. Did you mean 'embedding_dim'\? Known names: embedding_dim, heads",
     lanes_of_three: r"a world of 2 workers cannot share data.lanes=3 equally; start 1 or 3 workers",
@@ -127,7 +127,7 @@ def test_mistakes_end_all_ranks_with_one_message(mistake: object, click_log: Pat
     assert done.exit_code != 0
     spoken = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
     assert len(spoken) == 1, done.stderr
-    assert re.search(MISTAKES[mistake], spoken[0])  # type: ignore[index]
+    assert re.search(MISTAKES[mistake], spoken[0])
     # torchrun's own trace is there, ours is not: the message says it all.
     assert "trainer/" not in done.stderr
 
