@@ -41,7 +41,7 @@ def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
     assert set(events.Tags()["scalars"]) == expected
     assert events.Scalars("test/auc")[-1].value == pytest.approx(result["metrics"]["auc"])
     config = events.Tensors("run/config/text_summary")[0].tensor_proto.string_val[0].decode()
-    assert "embedding_dim: 7" in config
+    assert "embedding_dim: 15" in config
     assert "| workclass |" in events.Tensors("run/sharding_plan/text_summary")[0].tensor_proto.string_val[0].decode()
 
     evaluated = run_python("launch/evaluate.py", f"checkpoint={result['checkpoint']}", "data=adult")
