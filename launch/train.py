@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 
@@ -34,10 +35,16 @@ def summary(config: TrainConfig, result: Result, worker: Worker) -> str:
   checkpoint        {result.checkpoint}
   tensorboard       {result.tensorboard}
 
-look at the curves      tensorboard --logdir {config.run_dir}
-evaluate                python launch/evaluate.py checkpoint={result.checkpoint}
+look at the curves      {_bin()}tensorboard --logdir {config.run_dir}
+evaluate                {_bin()}python launch/evaluate.py checkpoint={result.checkpoint}
 resume, twice as long   {_again(worker, epochs=str(2 * config.epochs))}
 try another model       {_again(worker, **{"model.embedding_dim": "31", "run_dir": f"{config.run_dir}-dim31"})}"""
+
+
+def _bin() -> str:
+    """Where the commands are, if the shell would not find them by name."""
+    folder = os.path.dirname(sys.executable)
+    return "" if folder in os.environ.get("PATH", "").split(os.pathsep) else f"{os.path.relpath(folder)}/"
 
 
 def _again(worker: Worker, **changes: str) -> str:
@@ -46,7 +53,7 @@ def _again(worker: Worker, **changes: str) -> str:
     where = "--standalone" if hosts == 1 else f"--nnodes={hosts} --rdzv_backend=c10d --rdzv_endpoint=HOST:PORT"
     kept = [argument for argument in sys.argv[1:] if argument.partition("=")[0] not in changes]
     arguments = shlex.join([*kept, *(f"{key}={value}" for key, value in changes.items())])
-    return f"torchrun {where} --nproc_per_node={worker.local_world_size} launch/train.py {arguments}"
+    return f"{_bin()}torchrun {where} --nproc_per_node={worker.local_world_size} launch/train.py {arguments}"
 
 
 if __name__ == "__main__":

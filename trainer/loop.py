@@ -147,6 +147,7 @@ def _run(job: Job, batches: Any, board: TensorBoard, progress: Progress) -> Resu
         job.assembled.dropout.advance(step)
         job.metrics.update(*pipeline.step(batches))
         throughput.step_done()
+        progress.step_done()
 
         done = step + 1
         last, epoch_ends = done == job.total_steps, done % steps_per_epoch == 0

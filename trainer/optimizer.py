@@ -93,9 +93,12 @@ def _materialize_state(optimizer: KeyedOptimizer) -> None:
     step to get there, which would decay the weights and count as Adam's first: so it takes it at rate 0,
     and what it counted is zeroed.
     """
+    rates = [group["lr"] for group in optimizer.param_groups]
     for group in optimizer.param_groups:
         group["lr"] = 0.0
     optimizer.init_state()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
     for state in optimizer.state.values():
         for value in state.values():
             if isinstance(value, torch.Tensor):

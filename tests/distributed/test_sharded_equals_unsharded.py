@@ -59,7 +59,8 @@ def train_and_record(worker: Worker, config: TrainConfig, folder: str, first_ste
         job.train_loader.batches(first_step, first_step + STEPS) as batches,
         job.train_loader.batches(first_step, first_step + STEPS) as copies,
     ):
-        for _ in range(STEPS):
+        for step in range(first_step, first_step + STEPS):
+            job.optimizers.set_learning_rates(step)
             logits, _, weights = pipeline.step(batches)
             ids, dense, labels = rows_of(next(copies))
             steps.append(Step(ids, dense, labels, logits[weights > 0].double()))
