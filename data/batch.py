@@ -19,7 +19,7 @@ class Batch(Pipelineable):
         labels: 0 or 1, float32 [B].
         weights: Sample weights, 0 for padding, float32 [B].
         global_weight: Sum of the weights over the global batch, float32 [1]; 0 if only the ranks
-            together can know it (a schema with a weight column).
+            together can know it (a schema with a weight column, or damaged rows that are skipped).
     """
 
     dense: torch.Tensor

@@ -10,3 +10,7 @@ class ShardFMError(Exception):
 
 class DataError(ShardFMError):
     """Something in the schema or in the data files is not as declared."""
+
+
+class StorageError(DataError):
+    """Where the data lies cannot be reached: says nothing about the data, and is never skipped over."""

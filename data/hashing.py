@@ -50,7 +50,19 @@ def permutation(n: int, seed: int) -> npt.NDArray[np.int64]:
     the result does not depend on the sorting algorithm either.
     """
     keys = mix64(np.arange(n, dtype=np.uint64) ^ np.uint64(seed & _MASK))
-    return np.argsort(keys)
+    # NumPy sorts 16-bit integers by radix, several times faster than whole keys: least significant
+    # digit first, the upper 32 bits ...
+    upper = (keys >> np.uint64(32)).astype(np.uint32)
+    order = np.argsort(upper.astype(np.uint16), kind="stable")
+    order = order[np.argsort((upper >> np.uint32(16)).astype(np.uint16)[order], kind="stable")]
+    # ... and the few that agree in those once more by their whole keys.
+    ordered = upper[order]
+    ties = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if ties.size:
+        places = np.unique(np.concatenate([ties, ties + 1]))
+        tied = order[places]
+        order[places] = tied[np.argsort(keys[tied])]
+    return order
 
 
 def fnv1a_64(strings: pa.Array) -> UInt64Array:
@@ -71,13 +83,22 @@ def fnv1a_64(strings: pa.Array) -> UInt64Array:
     offsets = np.frombuffer(offset_buffer, np.int64 if wide else np.int32)
     offsets = offsets[strings.offset : strings.offset + n + 1].astype(np.int64)
     lengths = np.diff(offsets)
-    # Longest first: at byte k only the first strings are still running, and the rest is never touched.
-    longest_first = np.argsort(-lengths, kind="stable")
-    starts, descending = offsets[:-1][longest_first], -lengths[longest_first]
-    hashes = np.full(n, _FNV_OFFSET, np.uint64)
+    longest = int(lengths.max())
     text = np.frombuffer(byte_buffer, np.uint8) if byte_buffer is not None else np.empty(0, np.uint8)
-    for k in range(-int(descending[0])):
-        running = int(np.searchsorted(descending, -k, side="left"))
-        hashes[:running] = (hashes[:running] ^ text[starts[:running] + k]) * _FNV_PRIME
+    if int(lengths.min()) == longest:
+        for column in text[offsets[0] : offsets[-1]].reshape(n, longest).T:
+            result ^= column
+            result *= _FNV_PRIME
+        return result
+    # Longest first: at byte k only the first strings are still running, and the rest is never touched.
+    # NumPy sorts 16-bit integers by radix.
+    shortfall = longest - lengths
+    longest_first = np.argsort(shortfall.astype(np.uint16) if longest < 1 << 16 else shortfall, kind="stable")
+    starts, running = offsets[:-1][longest_first], n - np.cumsum(np.bincount(lengths, minlength=longest + 1))
+    hashes = np.full(n, _FNV_OFFSET, np.uint64)
+    for k in range(longest):
+        alive = hashes[: running[k]]
+        alive ^= text[starts[: running[k]] + k]
+        alive *= _FNV_PRIME
     result[longest_first] = hashes
     return result

@@ -5,38 +5,35 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from types import TracebackType
 
-import numpy as np
-import torch
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
-
+from data.assemble import Assembler
 from data.batch import Batch
-from data.encode import IdArray
+from data.counters import FeatureCounts
+from data.damage import Damage, DamageLog, DamagePolicy
 from data.index import DatasetIndex
-from data.order import SampleOrder, Span
-from data.reader import Columns, read_window
+from data.order import SampleOrder
 from data.schema import Schema
-
-WindowKey = tuple[int, int]
-"""(epoch, window within the epoch)."""
+from data.windows import Windows
 
 
 @dataclass(frozen=True)
 class LoaderOptions:
-    """How far and with how much the loader works ahead; nothing here changes what a batch holds.
+    """How far and with how much the loader works ahead, and what it does about damage.
 
     Attributes:
-        num_threads: Windows decoded at a time.
+        num_threads: Threads that decode.
         prefetch_batches: Batches that are ready before they are asked for.
         pin_memory: Whether batches lie in page-locked memory (CUDA).
+        damage: What to do about row groups that cannot be read.
     """
 
     num_threads: int = 2
     prefetch_batches: int = 4
     pin_memory: bool = False
+    damage: DamagePolicy = field(default_factory=DamagePolicy)
 
 
 class BatchLoader:
@@ -49,6 +46,9 @@ class BatchLoader:
         rank: This worker.
         world_size: All workers.
         options: Threads and depths.
+
+    Attributes:
+        total_rows: Of the data set, with those that are already known to be lost.
 
     Raises:
         DataError: The world size does not divide the lanes.
@@ -69,6 +69,19 @@ class BatchLoader:
         self.schema = schema
         self.lanes = order.lanes_of(rank, world_size)
         self.options = options or LoaderOptions()
+        self.assembler = Assembler(schema, num_lanes=len(self.lanes), rows_per_lane=order.rows_per_lane_step)
+        self.total_rows = index.num_rows + sum(damage.num_rows for damage in index.left_out)
+        self._damage = DamageLog(self.options.damage, num_rows=self.total_rows, known=index.left_out)
+
+    @property
+    def damage(self) -> tuple[Damage, ...]:
+        """What cannot be read of the data set, as far as this worker knows: in the index, and in all streams."""
+        return self._damage.found
+
+    @property
+    def knows_global_weight(self) -> bool:
+        """Whether the order alone tells the weight of a global batch: no sample weights, no rows skipped."""
+        return not self.schema.weight and not self.options.damage.skip
 
     def batches(self, start_step: int, stop_step: int) -> BatchStream:
         """The batches of the steps start_step .. stop_step - 1, counted from the start of training.
@@ -77,16 +90,38 @@ class BatchLoader:
         """
         return BatchStream(self, start_step, stop_step)
 
+    def windows(self, stop_step: int, pool: ThreadPoolExecutor) -> Windows:
+        """The decoded windows of this worker's lanes, up to a step."""
+        return Windows(
+            self.index,
+            self.order,
+            self.schema,
+            lanes=self.lanes,
+            stop_step=stop_step,
+            damage=self._damage,
+            pool=pool,
+        )
+
+
+_Item = tuple[Batch, int] | BaseException | None
+"""A batch and the rows skipped in it, what ended the stream early, or its end."""
+
 
 class BatchStream(Iterator[Batch]):
-    """An iterator over batches with a thread that works ahead; close it (or use ``with``) when done."""
+    """An iterator over batches with a thread that works ahead; close it (or use ``with``) when done.
+
+    Attributes:
+        skipped_rows: Rows of this worker that were padding in the batches so far, because they are damaged.
+    """
 
     def __init__(self, loader: BatchLoader, start_step: int, stop_step: int) -> None:
         self._loader = loader
         self._steps = range(start_step, stop_step)
-        self._ready: queue.Queue[Batch | BaseException | None] = queue.Queue(loader.options.prefetch_batches)
+        self.skipped_rows = 0
+        self._ready: queue.Queue[_Item] = queue.Queue(loader.options.prefetch_batches)
         self._closed = threading.Event()
         self._exhausted = False
+        self._counts: dict[str, FeatureCounts] = {}
         self._thread = threading.Thread(target=self._produce, name="batch-loader", daemon=True)
         self._thread.start()
 
@@ -100,12 +135,23 @@ class BatchStream(Iterator[Batch]):
         if self._exhausted:
             raise StopIteration
         item = self._ready.get()
-        if isinstance(item, Batch):
-            return item
+        if isinstance(item, tuple):
+            batch, num_skipped = item
+            self.skipped_rows += num_skipped
+            return batch
         self._exhausted = True
         if item is None:
             raise StopIteration
         raise item
+
+    def counters(self) -> dict[str, FeatureCounts]:
+        """By feature, the nulls, unknown values and so on of the windows that batches were made from so far.
+
+        A window counts as a whole when this worker's first batch takes rows from it, up to
+        ``prefetch_batches`` before that batch is served; it counts again if it has to be decoded again
+        for another lane.
+        """
+        return dict(self._counts)
 
     def close(self) -> None:
         """Stops the thread; batches that were ready are dropped (the sample order finds them again)."""
@@ -126,12 +172,17 @@ class BatchStream(Iterator[Batch]):
 
     def _produce(self) -> None:
         outcome: BaseException | None = None
-        pool = ThreadPoolExecutor(self._loader.options.num_threads, thread_name_prefix="decode")
+        loader = self._loader
+        pool = ThreadPoolExecutor(loader.options.num_threads, thread_name_prefix="decode")
+        windows = loader.windows(self._steps.stop, pool)
         try:
-            windows = _Windows(self._loader, pool, self._steps.stop)
             for step in self._steps:
-                batch = _assemble(self._loader, windows.spans(step), step)
-                if not self._put(batch.pin_memory() if self._loader.options.pin_memory else batch):
+                rows = windows.take(step)
+                known_rows = loader.order.num_rows_at(step) if loader.knows_global_weight else 0
+                batch = loader.assembler.assemble(rows.lanes, known_rows)
+                self._counts = windows.counts
+                batch = batch.pin_memory() if loader.options.pin_memory else batch
+                if not self._put((batch, rows.num_skipped)):
                     return
         except BaseException as error:  # handed to the consumer, whatever it is
             outcome = error
@@ -139,7 +190,7 @@ class BatchStream(Iterator[Batch]):
             pool.shutdown(wait=True, cancel_futures=True)
             self._put(outcome)
 
-    def _put(self, item: Batch | BaseException | None) -> bool:
+    def _put(self, item: _Item) -> bool:
         """Hands an item over; gives up, and says so, once the stream is closed."""
         while not self._closed.is_set():
             try:
@@ -148,110 +199,3 @@ class BatchStream(Iterator[Batch]):
             except queue.Full:
                 continue
         return False
-
-
-@dataclass(frozen=True)
-class _Window:
-    columns: Columns
-    rows: IdArray
-
-
-class _Windows:
-    """The decoded windows that this worker's lanes stand in, and the ones they enter next.
-
-    A window is decoded once for all lanes of the worker and dropped when no lane stands in it or
-    before it. At most two windows per lane are held.
-    """
-
-    def __init__(self, loader: BatchLoader, pool: ThreadPoolExecutor, stop_step: int) -> None:
-        self._loader = loader
-        self._pool = pool
-        self._last_epoch = loader.order.locate(max(stop_step - 1, 0))[0]
-        self._decoded: dict[WindowKey, Future[_Window]] = {}
-        self._position: dict[int, WindowKey] = {}
-
-    def spans(self, step: int) -> list[list[tuple[_Window, Span]]]:
-        """For each lane, the decoded windows and the spans of them that make up the step."""
-        order, lanes = self._loader.order, self._loader.lanes
-        epoch, _ = order.locate(step)
-        spans = {lane: order.spans(lane, step) for lane in lanes}
-        moved = False
-        for lane, parts in spans.items():
-            if parts and self._position.get(lane) != (epoch, parts[-1].window):
-                self._position[lane] = (epoch, parts[-1].window)
-                moved = True
-        if moved:
-            current = {(epoch, part.window) for parts in spans.values() for part in parts}
-            self._hold(current | set(self._position.values()))
-        return [[(self._decoded[epoch, p.window].result(), p) for p in spans[lane]] for lane in lanes]
-
-    def _hold(self, current: set[WindowKey]) -> None:
-        upcoming = {key for lane, at in self._position.items() for key in self._after(lane, at)}
-        for key in self._decoded.keys() - current - upcoming:
-            self._decoded.pop(key)
-        # What is needed now goes to the pool before what is needed later.
-        for key in [*sorted(current), *sorted(upcoming - current)]:
-            if key not in self._decoded:
-                self._decoded[key] = self._pool.submit(self._decode, key)
-
-    def _after(self, lane: int, at: WindowKey) -> list[WindowKey]:
-        epoch, window = at
-        if window + 1 in self._loader.order.lane_windows(lane, epoch):
-            return [(epoch, window + 1)]
-        if epoch == self._last_epoch:
-            return []
-        return [(epoch + 1, first) for first in self._loader.order.lane_windows(lane, epoch + 1)[:1]]
-
-    def _decode(self, key: WindowKey) -> _Window:
-        epoch, window = key
-        plan = self._loader.order.epoch_plan(epoch)
-        groups = [self._loader.index.row_groups[g] for g in plan.windows[window]]
-        return _Window(read_window(groups, self._loader.schema), plan.rows(window))
-
-
-def _assemble(loader: BatchLoader, lanes: list[list[tuple[_Window, Span]]], step: int) -> Batch:
-    """Gathers the rows of a step from the decoded windows into the tensors of a batch."""
-    schema, share = loader.schema, loader.order.rows_per_lane_step
-    size = share * len(lanes)
-    one_hot = np.zeros((len(schema.one_hot), size), np.int64)
-    dense = np.zeros((size, len(schema.dense)), np.float32)
-    labels, weights = np.zeros(size, np.float32), np.zeros(size, np.float32)
-    real = np.zeros(size, bool)
-    bag_values: list[list[IdArray]] = [[] for _ in schema.multi_hot]
-    bag_lengths = np.zeros((len(schema.multi_hot), size), np.int64)
-
-    for lane, parts in enumerate(lanes):
-        start = lane * share
-        for window, span in parts:
-            columns, rows = window.columns, window.rows[span.start : span.stop]
-            to = slice(start, start + len(rows))
-            one_hot[:, to] = columns.one_hot[:, rows]
-            dense[to], labels[to], weights[to] = (
-                columns.dense[rows],
-                columns.labels[rows],
-                columns.weights[rows],
-            )
-            real[to] = True
-            for m, bags in enumerate(columns.multi_hot):
-                values, bag_lengths[m, to] = bags.take(rows)
-                bag_values[m].append(values)
-            start = to.stop
-
-    # Padding rows are empty bags: they touch no table row, whatever the optimizer does with a zero gradient.
-    complete = bool(real.all())
-    flat = one_hot.reshape(-1) if complete else one_hot[:, real].reshape(-1)
-    values = np.concatenate([flat, *(v for parts in bag_values for v in parts)]) if bag_values else flat
-    lengths = np.concatenate([np.tile(real, len(schema.one_hot)).astype(np.int64), bag_lengths.reshape(-1)])
-    global_weight = 0.0 if schema.weight else float(loader.order.num_rows_at(step))
-    return Batch(
-        dense=torch.from_numpy(dense),
-        sparse=KeyedJaggedTensor(
-            keys=schema.sparse_keys,
-            values=torch.from_numpy(values),
-            lengths=torch.from_numpy(lengths),
-            stride=size,
-        ),
-        labels=torch.from_numpy(labels),
-        weights=torch.from_numpy(weights),
-        global_weight=torch.tensor([global_weight]),
-    )

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import posixpath
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import pyarrow as pa
+import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
-from data.errors import DataError
+from data.damage import Damage, DamageError
+from data.errors import DataError, StorageError
+from data.files import DataFile
+from data.retry import is_refusal
+
+_UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
+_DELETED = "was deleted while the job runs"
+_REPLACED = "was replaced while the job runs"
 
 
 @dataclass(frozen=True)
@@ -17,28 +27,59 @@ class RowGroup:
     """One row group of one file.
 
     Attributes:
-        path: The file.
+        file: The file.
         index: The row group's number within the file.
-        num_rows: Its rows; may be 0.
+        num_rows: Its rows when the job started; may be 0.
     """
 
-    path: str
+    file: DataFile
     index: int
     num_rows: int
 
+    @property
+    def path(self) -> str:
+        """The file's name, for messages."""
+        return self.file.name
 
-def read_footer(path: str) -> pq.FileMetaData:
+
+def read_footer(file: DataFile) -> pq.FileMetaData:
     """A file's footer.
 
     Raises:
-        DataError: It cannot be read.
+        DamageError: It cannot be read.
+        StorageError: The storage cannot be reached.
     """
+
+    def read() -> pq.FileMetaData:
+        with file.storage.open(file.path) as source:
+            metadata = pq.read_metadata(source)
+        metadata.schema.to_arrow_schema()  # a damaged one fails here, and not where it is used
+        return metadata
+
     try:
-        return pq.read_metadata(path)
-    except (OSError, pa.ArrowException) as cause:
-        raise DataError(
-            f"{path}: its Parquet footer cannot be read ({cause}); write the file anew or leave it out."
-        ) from cause
+        return file.storage.retry.call(read, file.name)
+    except _UNREADABLE as cause:
+        raise _failure(file, None, f"its Parquet footer cannot be read ({_text(cause)})", cause) from cause
+
+
+def pack_footer(metadata: pq.FileMetaData) -> bytes:
+    """A footer as bytes, to be kept or sent."""
+    sink = pa.BufferOutputStream()
+    metadata.write_metadata_file(sink)
+    packed: bytes = sink.getvalue().to_pybytes()
+    return packed
+
+
+def unpack_footer(packed: bytes) -> pq.FileMetaData:
+    """The footer that :func:`pack_footer` packed."""
+    return pq.read_metadata(pa.BufferReader(packed))
+
+
+def file_schema(metadata: pq.FileMetaData, file: DataFile) -> pa.Schema:
+    """A file's columns, with those that its directories stand for; a column of the file itself wins."""
+    columns = metadata.schema.to_arrow_schema()
+    added = [pa.field(name, value.type) for name, value in file.partitions.items() if name not in columns.names]
+    return pa.schema([*columns, *added])
 
 
 def read_row_group(group: RowGroup, *, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
@@ -50,23 +91,103 @@ def read_row_group(group: RowGroup, *, columns: Sequence[str], dictionaries: Seq
         dictionaries: Those of them to decode into dictionary arrays.
 
     Raises:
-        DataError: It cannot be decoded, or has another number of rows than it had.
+        DamageError: It cannot be decoded, or the file is not the one that it was when the job started.
+        StorageError: The storage cannot be reached.
     """
+    file = group.file
     try:
-        file = pq.ParquetFile(group.path, metadata=_cached_footer(group.path), read_dictionary=list(dictionaries))
-        table = file.read_row_group(group.index, columns=list(columns), use_threads=False)
-    except (OSError, pa.ArrowException) as cause:
-        raise DataError(
-            f"{group.path}, row group {group.index}: cannot be decoded ({cause}); write the file anew or leave it out."
-        ) from cause
-    if table.num_rows != group.num_rows:
-        raise DataError(
-            f"{group.path}, row group {group.index}: has {table.num_rows} rows, but had {group.num_rows} when the "
-            "job started; do not replace files under a running job."
-        )
+        table = file.storage.retry.call(lambda: _decode(group, columns, dictionaries), file.name)
+    except _UNREADABLE as cause:
+        if not isinstance(cause, FileNotFoundError) and not is_refusal(cause):
+            _check_unchanged(group)
+        where = _broken_column(group, columns, dictionaries)
+        raise _failure(file, group, f"{where}cannot be decoded ({_text(cause)})", cause) from cause
+    _check_unchanged(group)
     return table
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """A file as this process saw it first."""
+
+    footer: pq.FileMetaData
+    columns: frozenset[str]
+    size: int
+    mtime_ns: int
+
+
 @lru_cache(maxsize=1024)
-def _cached_footer(path: str) -> pq.FileMetaData:
-    return read_footer(path)
+def _first_look(file: DataFile) -> _Seen:
+    info = file.storage.info(file.path)
+    footer = unpack_footer(file.footer) if file.footer else read_footer(file)
+    columns = frozenset(footer.schema.to_arrow_schema().names)
+    return _Seen(footer, columns, info.size, info.mtime_ns or 0)
+
+
+def _decode(group: RowGroup, columns: Sequence[str], dictionaries: Sequence[str]) -> pa.Table:
+    file = group.file
+    seen = _first_look(file)
+    stored = [name for name in columns if name in seen.columns]
+    added = [name for name in columns if name not in seen.columns and name in file.partitions]
+    rows = seen.footer.row_group(group.index).num_rows if group.index < seen.footer.num_row_groups else None
+    if rows != group.num_rows or len(stored) + len(added) < len(columns):
+        raise _failure(file, group, _REPLACED)
+    with (
+        file.storage.open(file.path) as source,
+        pq.ParquetFile(
+            source,
+            metadata=seen.footer,
+            read_dictionary=list(dictionaries),
+            pre_buffer=bool(file.storage.uri),  # few large requests instead of many small ones
+            page_checksum_verification=True,
+        ) as parquet,
+    ):
+        table = parquet.read_row_group(group.index, columns=stored, use_threads=False)
+    for name in added:
+        table = table.append_column(name, pa.repeat(file.partitions[name], table.num_rows))
+    return table
+
+
+def _check_unchanged(group: RowGroup) -> None:
+    """Sees to it that a file was not deleted or replaced, after it was read: whenever that happened, it shows.
+
+    The modification time is compared with what this process saw first, not with the index: each host of a
+    job may have its own copy of the files.
+    """
+    file, seen = group.file, _first_look(group.file)
+    info = file.storage.info(file.path)
+    if not info.is_file:
+        raise _failure(file, group, _DELETED, FileNotFoundError())
+    if (info.size, info.size, info.mtime_ns or 0) != (file.size, seen.size, seen.mtime_ns):
+        raise _failure(file, group, _REPLACED)
+
+
+def _broken_column(group: RowGroup, columns: Sequence[str], dictionaries: Sequence[str]) -> str:
+    """The first column that cannot be decoded on its own, as the beginning of a message; empty if each can."""
+    for column in columns:
+        try:
+            _decode(group, [column], [column] if column in dictionaries else [])
+        except _UNREADABLE:
+            return f"column '{column}' "
+    return ""
+
+
+def _failure(file: DataFile, group: RowGroup | None, what: str, cause: Exception | None = None) -> DataError:
+    """Damage; or a storage error, if the cause lies not with this file alone."""
+    if isinstance(cause, FileNotFoundError):
+        folder = file.path.partition("/")[0] if file.storage.is_bucket_store else posixpath.dirname(file.path)
+        if file.storage.info(folder or ".").type == pafs.FileType.NotFound:
+            return StorageError(
+                f"{file.name}: is gone, and so is '{file.storage.name(folder)}' that it lay in; bring it back."
+            )
+        what = _DELETED
+    if isinstance(cause, OSError) and is_refusal(cause):
+        return StorageError(f"{file.name}: access is refused ({_text(cause)}); check the credentials and permissions.")
+    if group is None:
+        return DamageError(Damage(file.name, None, 0, what))
+    return DamageError(Damage(file.name, group.index, group.num_rows, what))
+
+
+def _text(error: Exception) -> str:
+    """An error's message on one line, without the request's number and without the end of a long one."""
+    return textwrap.shorten(str(error), 300)

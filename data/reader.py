@@ -1,124 +1,221 @@
-"""Row groups of Parquet files to feature-major arrays."""
+"""Row groups of Parquet files to feature-major arrays in the order in which the rows are served."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
+import torch
 
-from data.encode import (
-    BadValueError,
-    Float32Array,
-    IdArray,
-    encode_dense,
-    encode_label,
-    encode_sparse,
-    encode_weight,
-)
+from data.bags import Bags, concatenate, encode_bags
+from data.categorical import IdArray, encode_sparse
+from data.counters import FeatureCounts
+from data.encode import BadValueError, Float32Array, encode_dense, encode_label, encode_weight
 from data.errors import DataError
+from data.features import DenseFeature, SparseFeature
 from data.parquet import RowGroup, read_row_group
-from data.schema import Schema, SparseFeature
+from data.schema import Schema
+
+TASK_VALUES = 1 << 19
+"""Values that a task decodes at a time, or one column of a row group if that is more."""
+
+Place = slice | torch.Tensor
+"""Where the rows of a row group go within their window: consecutive, or each to a place of its own."""
+
+Encode = Callable[[list[pa.Array]], tuple[npt.NDArray[Any], FeatureCounts | None]]
+"""From the Arrow arrays of a target's columns to its values."""
 
 
 @dataclass(frozen=True)
-class Bags:
-    """A multi-hot feature of some rows.
+class _Target:
+    """One row of the feature-major arrays, and what is to be written into it."""
 
-    Attributes:
-        values: Table rows of all bags, one bag after the other, int64 [values].
-        offsets: Where each bag starts, and the total at the end, int64 [rows + 1].
-    """
-
-    values: IdArray
-    offsets: IdArray
-
-    def take(self, rows: IdArray) -> tuple[IdArray, IdArray]:
-        """The bags of the given rows: (values, lengths)."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
-        ends = np.cumsum(lengths)
-        within = np.arange(int(ends[-1]) if len(ends) else 0) - np.repeat(ends - lengths, lengths)
-        return self.values[np.repeat(self.offsets[rows], lengths) + within], lengths
+    sources: tuple[str, ...]
+    row: npt.NDArray[Any]
+    encode: Encode
+    feature: str = ""
+    by_dictionary: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass
 class Columns:
-    """Decoded and encoded rows, feature-major, with room for all row groups of a window.
+    """Decoded and encoded rows of a window, feature-major, in the order in which they are served.
 
     Attributes:
-        one_hot: Table rows, int64 [one-hot features, rows].
+        one_hot: Table rows, int32 or int64 [one-hot features, rows].
         multi_hot: One :class:`Bags` for each multi-hot feature.
-        dense: float32 [rows, dense features].
+        dense: float32 [dense features, rows].
         labels: 0 or 1, float32 [rows].
-        weights: float32 [rows].
+        weights: float32 [rows]; None if the schema has no sample weights.
+        counts: By feature, what was met while decoding.
     """
 
     one_hot: IdArray
-    multi_hot: tuple[Bags, ...]
+    multi_hot: list[Bags]
     dense: Float32Array
     labels: Float32Array
-    weights: Float32Array
+    weights: Float32Array | None
+    counts: dict[str, FeatureCounts]
 
     @property
     def num_bytes(self) -> int:
         """Host memory held, in bytes."""
-        fixed = self.one_hot.nbytes + self.dense.nbytes + self.labels.nbytes + self.weights.nbytes
-        return fixed + sum(bags.values.nbytes + bags.offsets.nbytes for bags in self.multi_hot)
+        fixed = self.one_hot.nbytes + self.dense.nbytes + self.labels.nbytes
+        weights = 0 if self.weights is None else self.weights.nbytes
+        return fixed + weights + sum(bags.num_bytes for bags in self.multi_hot)
 
 
-def read_window(row_groups: Sequence[RowGroup], schema: Schema) -> Columns:
-    """Reads row groups one after the other straight into the arrays of one :class:`Columns`.
+class WindowReader:
+    """Reads the row groups of a window, in tasks that may run on any threads in any order.
 
-    Each column is decoded, encoded and written to its place before the next one is looked at, so that
-    beside the result only one row group's Arrow table is held.
+    A task decodes a few columns of one row group (:data:`TASK_VALUES` values, at least one column) and
+    writes each value straight to its final place; or all row groups of one list column. So beside
+    :attr:`columns` a running task holds the Arrow arrays of its own columns alone, however large the row
+    groups are.
+
+    Args:
+        row_groups: Of the window, in the order in which they were gathered.
+        schema: What the columns mean.
+        rows: The window's rows in the order in which they are served, counted from the first row of
+            the first row group, int64 [rows]; None for that order itself.
+    """
+
+    def __init__(
+        self, row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None
+    ) -> None:
+        self._groups = list(row_groups)
+        self._schema = schema
+        self._rows = rows
+        self._lock = threading.Lock()
+        num_rows = sum(group.num_rows for group in row_groups)
+        self._places: npt.NDArray[np.int64] | None = None
+        if rows is not None:
+            self._places = np.empty(num_rows, np.int64)
+            self._places[rows] = np.arange(num_rows)
+        nothing = Bags(np.zeros(0, schema.id_dtype), np.zeros(num_rows + 1, np.int64))
+        self.columns = Columns(
+            one_hot=np.empty((len(schema.one_hot), num_rows), schema.id_dtype),
+            multi_hot=[nothing for _ in schema.multi_hot],
+            dense=np.empty((len(schema.dense), num_rows), np.float32),
+            labels=np.empty(num_rows, np.float32),
+            weights=np.empty(num_rows, np.float32) if schema.weight else None,
+            counts={name: FeatureCounts() for name in schema.feature_names},
+        )
+
+    def tasks(self) -> list[Callable[[], None]]:
+        """What is to be done; :attr:`columns` is complete when each has been called once.
+
+        Each raises :class:`DataError` if a row group cannot be decoded or holds a value that the schema
+        forbids; the message names the file, the row group and the column.
+        """
+        tasks: list[Callable[[], None]] = []
+        start = 0
+        for group in self._groups:
+            stop = start + group.num_rows
+            place = slice(start, stop) if self._places is None else torch.from_numpy(self._places[start:stop])
+            tasks += [partial(self._read_columns, group, c, place) for c in self._chunks(group.num_rows)]
+            start = stop
+        return tasks + [partial(self._read_bags, m) for m in range(len(self._schema.multi_hot))]
+
+    def _chunks(self, num_rows: int) -> list[list[_Target]]:
+        """The targets in portions for one task each; those of the same columns stay together."""
+        by_source: dict[tuple[str, ...], list[_Target]] = {}
+        for target in self._targets():
+            by_source.setdefault(target.sources, []).append(target)
+        chunks: list[list[_Target]] = []
+        room = 0
+        for sources, targets in by_source.items():
+            if room <= 0:
+                chunks.append([])
+                room = TASK_VALUES
+            chunks[-1] += targets
+            room -= num_rows * len(sources)
+        return chunks
+
+    def _targets(self) -> list[_Target]:
+        schema, columns = self._schema, self.columns
+        targets = [_Target((schema.label,), columns.labels, lambda arrays: (encode_label(arrays[0]), None))]
+        if schema.weight and columns.weights is not None:
+            targets.append(_Target((schema.weight,), columns.weights, lambda arrays: (encode_weight(arrays[0]), None)))
+        for dense, row in zip(schema.dense, columns.dense, strict=True):
+            targets.append(_Target((dense.source,), row, partial(_encode_dense, dense), dense.name))
+        for sparse, row in zip(schema.one_hot, columns.one_hot, strict=True):
+            encode = partial(encode_sparse, feature=sparse, vocabulary=schema.vocabularies.get(sparse.name))
+            by_dictionary = sparse.kind in ("hash", "vocabulary", "cross")
+            targets.append(_Target(sparse.sources, row, encode, sparse.name, by_dictionary))
+        return targets
+
+    def _read_columns(self, group: RowGroup, targets: list[_Target], place: Place) -> None:
+        names = list(dict.fromkeys(source for target in targets for source in target.sources))
+        # Of a dictionary each distinct value is hashed or looked up, instead of each row's.
+        by_dictionary = {source for target in targets if target.by_dictionary for source in target.sources}
+        table = read_row_group(group, columns=names, dictionaries=sorted(by_dictionary))
+        for target in targets:
+            with _located(group, target.sources):
+                encoded, counts = target.encode([_array(table, name) for name in target.sources])
+            _write(target.row, place, encoded)
+            if counts is not None:
+                self._count(target.feature, counts)
+
+    def _read_bags(self, m: int) -> None:
+        feature = self._schema.multi_hot[m]
+        parts = [self._encode_bags(group, feature) for group in self._groups]
+        bags = concatenate(parts, self._schema.id_dtype)
+        self.columns.multi_hot[m] = bags if self._rows is None else bags.take(self._rows)
+
+    def _encode_bags(self, group: RowGroup, feature: SparseFeature) -> Bags:
+        table = read_row_group(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=[])
+        with _located(group, feature.sources):
+            weights = _array(table, feature.weights) if feature.weights else None
+            vocabulary = self._schema.vocabularies.get(feature.name)
+            bags, counts = encode_bags(_array(table, feature.source), weights, feature, vocabulary)
+        self._count(feature.name, counts)
+        return bags
+
+    def _count(self, feature: str, counts: FeatureCounts) -> None:
+        with self._lock:
+            self.columns.counts[feature] += counts
+
+
+def read_window(row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None) -> Columns:
+    """Reads a window on the calling thread; see :class:`WindowReader`.
 
     Raises:
-        DataError: A row group cannot be decoded or holds a value that the schema forbids; the message
-            names the file, the row group and the column.
+        DataError: A row group cannot be decoded or holds a value that the schema forbids.
     """
-    num_rows = sum(group.num_rows for group in row_groups)
-    columns = Columns(
-        one_hot=np.empty((len(schema.one_hot), num_rows), np.int64),
-        multi_hot=(),
-        dense=np.empty((num_rows, len(schema.dense)), np.float32),
-        labels=np.empty(num_rows, np.float32),
-        weights=np.ones(num_rows, np.float32),
-    )
-    # Hashing a dictionary costs a hash per distinct value instead of one per row.
-    hashed = [feature.source for feature in schema.one_hot if feature.kind == "hash"]
-    bags: list[list[Bags]] = [[] for _ in schema.multi_hot]
-    start = 0
-    for group in row_groups:
-        rows = slice(start, start + group.num_rows)
-        table = read_row_group(group, columns=schema.columns, dictionaries=hashed)
-        column = ""
-        try:
-            column = schema.label
-            columns.labels[rows] = encode_label(_array(table, column))
-            if schema.weight:
-                column = schema.weight
-                columns.weights[rows] = encode_weight(_array(table, column))
-            for n, dense in enumerate(schema.dense):
-                column = dense.source
-                columns.dense[rows, n] = encode_dense(_array(table, column), dense)
-            for f, sparse in enumerate(schema.one_hot):
-                column = sparse.source
-                columns.one_hot[f, rows] = encode_sparse(_array(table, column), sparse)
-            for parts, sparse in zip(bags, schema.multi_hot, strict=True):
-                column = sparse.source
-                parts.append(_encode_bags(_array(table, column), sparse))
-        except (BadValueError, pa.ArrowException) as cause:
-            raise DataError(f"{group.path}, row group {group.index}, column '{column}': {cause}") from cause
-        start = rows.stop
-    return Columns(
-        columns.one_hot,
-        tuple(_concatenate(parts) for parts in bags),
-        columns.dense,
-        columns.labels,
-        columns.weights,
-    )
+    reader = WindowReader(row_groups, schema, rows)
+    for task in reader.tasks():
+        task()
+    return reader.columns
+
+
+@contextmanager
+def _located(group: RowGroup, columns: Sequence[str]) -> Iterator[None]:
+    """Says in which file, row group and column a value was that could not be encoded."""
+    try:
+        yield
+    except (BadValueError, pa.ArrowException) as cause:
+        where = f"column{'s' if len(columns) > 1 else ''} " + ", ".join(f"'{column}'" for column in columns)
+        raise DataError(f"{group.path}, row group {group.index}, {where}: {cause}") from cause
+
+
+def _write(row: npt.NDArray[Any], place: Place, values: npt.NDArray[Any]) -> None:
+    if isinstance(place, slice):
+        row[place] = values
+    else:
+        # Several times faster than NumPy's assignment by index.
+        torch.from_numpy(row).scatter_(0, place, torch.from_numpy(values.astype(row.dtype)))
+
+
+def _encode_dense(feature: DenseFeature, arrays: list[pa.Array]) -> tuple[Float32Array, FeatureCounts]:
+    return encode_dense(arrays[0], feature)
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:
@@ -126,18 +223,3 @@ def _array(table: pa.Table, name: str) -> pa.Array:
     if pa.types.is_dictionary(column.type):
         column = column.unify_dictionaries()
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
-
-
-def _encode_bags(lists: pa.Array, feature: SparseFeature) -> Bags:
-    lengths = pc.fill_null(pc.list_value_length(lists), 0).to_numpy(zero_copy_only=False).astype(np.int64)
-    if lengths.size and int(lengths.max()) > feature.max_length:
-        lists = pc.list_slice(lists, 0, feature.max_length)
-        lengths = np.minimum(lengths, feature.max_length)
-    values = encode_sparse(pc.list_flatten(lists), feature)
-    return Bags(values, np.concatenate([[0], np.cumsum(lengths)]))
-
-
-def _concatenate(parts: Sequence[Bags]) -> Bags:
-    bases = np.cumsum([0, *(len(part.values) for part in parts)])
-    offsets = [part.offsets[:-1] + base for part, base in zip(parts, bases[:-1], strict=True)]
-    return Bags(np.concatenate([p.values for p in parts]), np.concatenate([*offsets, bases[-1:]]))

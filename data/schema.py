@@ -1,16 +1,34 @@
-"""``schema.yaml``: what the columns of a data set mean, and whether a Parquet file has them.
+"""``schema.yaml``: what the columns of a data set mean.
 
 ::
 
     label: click                    # 0 or 1
-    weight: sample_weight           # optional
+    weight: sample_weight           # optional: what the row counts in loss and metrics, 0 or more
     dense:
-      - {name: price, transform: log1p, mean: 2.1, std: 0.8, fill: 0}
+      - {name: price, transform: log1p, mean: 2.1, std: 0.8}     # standardized log(1 + price)
+      - {name: age, clip: [0, 100], fill: 35}                    # a null counts as 35 ...
+      - {name: hour, on_null: error}                             # ... or stops the job
     sparse:
-      - {name: site, kind: hash, num_embeddings: 10000}
-      - {name: user_id, kind: id, num_embeddings: 500000}
+      # Integers that are table rows already. A null and an id beyond the table take row 0.
+      - {name: user_id, kind: id, num_embeddings: 500000, default: 0, on_invalid: default}
+      # Strings or integers, hashed. Another seed collides other values.
+      - {name: site, kind: hash, num_embeddings: 10000, seed: 1}
+      # The values of a file beside schema.yaml, one a line; the rest shares row 1.
+      - {name: country, kind: vocabulary, vocabulary: country.txt}
+      # A number by the borders of its buckets, or by Criteo's rule floor(ln(x)^2) for counts.
       - {name: hour_bucket, column: hour, kind: bucketize, borders: [6, 12, 18]}
+      - {name: visits, kind: log_square, num_embeddings: 300}
+      # A list per row: at most 8 of its values count, and their embeddings are averaged.
       - {name: genres, kind: hash, num_embeddings: 1000, max_length: 8, pooling: mean}
+      # A list per row with a weight for each value in a list of the same length; summed up.
+      - {name: interests, kind: id, num_embeddings: 900, max_length: 20, weights: interest_weights}
+      # Two columns or more, hashed together.
+      - {name: site_x_country, kind: cross, columns: [site, country], num_embeddings: 100000}
+      # Features that name one table share its embeddings.
+      - {name: seen, kind: id, num_embeddings: 7000, table: item}
+      - {name: bought, kind: id, num_embeddings: 7000, table: item}
+
+:mod:`data.features` tells each key in full.
 """
 
 from __future__ import annotations
@@ -18,130 +36,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 import os
-import re
 from dataclasses import dataclass, field
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import yaml
 from omegaconf import MISSING
 
+from data.arrow_types import check_number, check_sparse
 from data.errors import DataError
+from data.features import DenseFeature, SparseFeature
 from data.structured import structured, suggestion
+from data.vocabulary import Vocabulary, load_vocabulary
 
-POOLINGS = ("sum", "mean")
-TRANSFORMS = ("none", "log1p")
-KINDS = ("id", "hash", "bucketize")
+_parse = partial(structured, error=DataError)
 
-
-@dataclass(frozen=True)
-class DenseFeature:
-    """A number per row: ``(transform(clip(x)) - mean) / std``; a null becomes ``fill`` before that.
-
-    ``log1p`` is sign(x) * log(1 + |x|), defined for negative values, too.
-    """
-
-    name: str = MISSING
-    column: str = ""
-    fill: float = 0.0
-    clip: list[float] | None = None
-    transform: str = "none"
-    mean: float = 0.0
-    std: float = 1.0
-
-    def __post_init__(self) -> None:
-        _check(self.transform in TRANSFORMS, self.name, "transform", self.transform, f"one of {TRANSFORMS}")
-        _check(self.std > 0 and math.isfinite(self.std), self.name, "std", self.std, "a number above 0")
-        _check(
-            self.clip is None or (len(self.clip) == 2 and self.clip[0] <= self.clip[1]),
-            self.name,
-            "clip",
-            self.clip,
-            "[lowest, highest]",
-        )
-
-    @property
-    def source(self) -> str:
-        """The Parquet column that the feature is read from."""
-        return self.column or self.name
-
-
-@dataclass(frozen=True)
-class SparseFeature:
-    """A category per row, or a list of them (``max_length`` above 1), looked up in an embedding table.
-
-    ``kind`` says how a value becomes a table row:
-
-    - ``id``: the integer itself, checked against ``num_embeddings``; a null takes row ``default``.
-    - ``hash``: integers or strings, hashed to rows 1 .. num_embeddings - 1; a null takes row 0.
-    - ``bucketize``: a number, by ``borders``: row 1 + the number of borders <= value; a null takes row 0.
-      ``num_embeddings`` follows from the borders.
-    """
-
-    name: str = MISSING
-    column: str = ""
-    kind: str = MISSING
-    num_embeddings: int = 0
-    pooling: str = "sum"
-    max_length: int = 1
-    seed: int = 0
-    default: int | None = None
-    borders: list[float] | None = None
-    table: str = ""
-
-    def __post_init__(self) -> None:
-        _check(self.kind in KINDS, self.name, "kind", self.kind, f"one of {KINDS}")
-        _check(self.pooling in POOLINGS, self.name, "pooling", self.pooling, f"one of {POOLINGS}")
-        _check(self.max_length >= 1, self.name, "max_length", self.max_length, "1 (one value) or more (a list)")
-        _check(
-            (self.borders is not None) == (self.kind == "bucketize"),
-            self.name,
-            "borders",
-            self.borders,
-            "given for kind bucketize, and for no other kind",
-        )
-        if self.borders is not None:
-            rising = all(a < b for a, b in zip(self.borders, self.borders[1:], strict=False))
-            _check(bool(self.borders) and rising, self.name, "borders", self.borders, "a rising list of numbers")
-            rows = len(self.borders) + 2
-            _check(
-                self.num_embeddings in (0, rows),
-                self.name,
-                "num_embeddings",
-                self.num_embeddings,
-                f"left out or {rows} (the borders + 2)",
-            )
-            object.__setattr__(self, "num_embeddings", rows)
-        least = 2 if self.kind == "hash" else 1
-        _check(self.num_embeddings >= least, self.name, "num_embeddings", self.num_embeddings, f"{least} or more")
-        _check(
-            self.default is None or (self.kind == "id" and 0 <= self.default < self.num_embeddings),
-            self.name,
-            "default",
-            self.default,
-            "a row of the table, for kind id",
-        )
-        if not self.table:
-            object.__setattr__(self, "table", self.name)
-        _check(
-            re.fullmatch(r"[A-Za-z0-9_-]+", self.table) is not None,
-            self.name,
-            "table",
-            self.table,
-            "letters, digits, '_' and '-' (set table: where the feature's name has others)",
-        )
-
-    @property
-    def source(self) -> str:
-        """The Parquet column that the feature is read from."""
-        return self.column or self.name
-
-    @property
-    def multi_hot(self) -> bool:
-        """Whether a row holds a list of values."""
-        return self.max_length > 1
+__all__ = ["DenseFeature", "Schema", "SparseFeature", "Table", "load_schema", "parse_schema"]
 
 
 @dataclass(frozen=True)
@@ -156,17 +70,26 @@ class Table:
 
 @dataclass(frozen=True)
 class Schema:
-    """The columns of a data set. Build one with :func:`load_schema` or :func:`parse_schema`."""
+    """The columns of a data set. Build one with :func:`load_schema` or :func:`parse_schema`.
 
-    label: str = MISSING
-    weight: str | None = None
-    dense: list[DenseFeature] = field(default_factory=list)
-    sparse: list[SparseFeature] = field(default_factory=list)
+    Attributes:
+        label: Column of the labels.
+        weight: Column of the sample weights, None if every row counts 1.
+        dense: The dense features.
+        sparse: The sparse features.
+        vocabularies: By feature, of those of kind vocabulary.
+    """
+
+    label: str
+    weight: str | None
+    dense: list[DenseFeature]
+    sparse: list[SparseFeature]
+    vocabularies: dict[str, Vocabulary] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         if not self.sparse:
             raise DataError("sparse: the list is empty; a model of this kind needs at least one sparse feature.")
-        names = [d.name for d in self.dense] + [s.name for s in self.sparse]
+        names = self.feature_names
         for name in names:
             if names.count(name) > 1:
                 raise DataError(
@@ -186,21 +109,49 @@ class Schema:
         return [feature for feature in self.sparse if feature.multi_hot]
 
     @property
+    def weighted_bags(self) -> bool:
+        """Whether some feature weighs the values of its lists; then all values carry a weight."""
+        return any(feature.weights for feature in self.sparse)
+
+    @property
     def sparse_keys(self) -> list[str]:
         """The keys of every KeyedJaggedTensor made from this schema: one-hot features, then multi-hot."""
         return [feature.name for feature in (*self.one_hot, *self.multi_hot)]
 
     @property
+    def feature_names(self) -> list[str]:
+        """All features, dense and then sparse, in the schema's order."""
+        return [feature.name for feature in self.dense] + [feature.name for feature in self.sparse]
+
+    @property
     def columns(self) -> list[str]:
         """The Parquet columns to read, each once."""
-        sources = [d.source for d in self.dense] + [s.source for s in self.sparse]
+        sources = [d.source for d in self.dense] + [column for s in self.sparse for column in s.sources]
         return list(dict.fromkeys([self.label, *([self.weight] if self.weight else []), *sources]))
 
     @property
+    def id_dtype(self) -> type[np.int32] | type[np.int64]:
+        """Of table rows in memory and in batches: int32 if it can count the rows of all tables together.
+
+        Together, because FBGEMM numbers the rows of the tables of one kernel one after the other.
+        """
+        total = sum(table.num_embeddings for table in self.tables())
+        return np.int32 if total <= np.iinfo(np.int32).max else np.int64
+
+    @cached_property
     def fingerprint(self) -> str:
-        """A hash of everything declared; equal for equal schemas."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """A hash of everything declared, the vocabularies' values included; equal for equal schemas."""
+        return hashlib.sha256(json.dumps(self.described(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def described(self) -> dict[str, Any]:
+        """All that is declared as plain values, features by name, and a hash of each vocabulary."""
+        return {
+            "label": self.label,
+            "weight": self.weight,
+            "dense": {feature.name: dataclasses.asdict(feature) for feature in self.dense},
+            "sparse": {feature.name: dataclasses.asdict(feature) for feature in self.sparse},
+            "vocabularies": {name: vocabulary.fingerprint for name, vocabulary in self.vocabularies.items()},
+        }
 
     def tables(self) -> list[Table]:
         """The embedding tables, in the order of their first feature."""
@@ -235,59 +186,62 @@ class Schema:
                 raise DataError(
                     f"{path}: column '{name}' ({self._role(name)}) is missing.{suggestion(name, columns.names)}"
                 )
-        _check_type(columns, path, self.label, "the label", _is_number, "a number or a boolean")
+        check_number(columns, path, self.label, "the label")
         if self.weight:
-            _check_type(columns, path, self.weight, "the sample weight", _is_number, "a number")
+            check_number(columns, path, self.weight, "the sample weight")
         for dense in self.dense:
-            _check_type(columns, path, dense.source, f"dense feature '{dense.name}'", _is_number, "a number")
+            check_number(columns, path, dense.source, f"dense feature '{dense.name}'")
         for sparse in self.sparse:
-            self._check_sparse(columns, path, sparse)
-
-    def _check_sparse(self, columns: pa.Schema, path: str, feature: SparseFeature) -> None:
-        role = f"sparse feature '{feature.name}' of kind {feature.kind}"
-        accepts, rule = {
-            "id": (_is_integer, "an integer"),
-            "hash": (_is_hashable, "an integer or a string"),
-            "bucketize": (_is_number, "a number"),
-        }[feature.kind]
-        kind = columns.field(feature.source).type
-        if feature.multi_hot != _is_list(kind):
-            remedy = "set max_length above 1" if _is_list(kind) else "set max_length to 1"
-            raise DataError(
-                f"{path}: column '{feature.source}' has type {kind}, but {role} declares "
-                f"max_length {feature.max_length}; {remedy}."
-            )
-        _check_type(columns, path, feature.source, role, accepts, rule)
+            check_sparse(columns, path, sparse)
 
     def _role(self, column: str) -> str:
         roles = ["the label"] if column == self.label else []
         roles += ["the sample weight"] if column == self.weight else []
         roles += [f"dense feature '{d.name}'" for d in self.dense if d.source == column]
-        roles += [f"sparse feature '{s.name}'" for s in self.sparse if s.source == column]
+        roles += [f"sparse feature '{s.name}'" for s in self.sparse if column in s.sources]
         return ", ".join(roles)
 
 
-def parse_schema(values: Any, *, where: str) -> Schema:
-    """A schema from plain values (a parsed YAML document); ``where`` names them in messages.
+@dataclass
+class _Document:
+    """The keys of a ``schema.yaml``; the elements of the lists are converted one by one."""
+
+    label: str = MISSING
+    weight: str | None = None
+    dense: list[Any] = field(default_factory=list)
+    sparse: list[Any] = field(default_factory=list)
+
+
+def parse_schema(values: Any, *, where: str, folder: str | os.PathLike[str] = ".") -> Schema:
+    """A schema from plain values (a parsed YAML document).
+
+    Args:
+        values: Maps label, weight, dense and sparse to what they are.
+        where: Names the values in messages.
+        folder: Where the paths of vocabularies start.
 
     Raises:
         DataError: An unknown key, a wrong type, or something impossible.
     """
     if not isinstance(values, dict):
         raise DataError(f"{where}: holds {values!r}, but must map label, dense and sparse to their columns.")
-    # The lists' elements on their own first, so that a message says which one is wrong.
-    for section, feature in (("dense", DenseFeature), ("sparse", SparseFeature)):
-        elements = values.get(section) or []
-        for position, element in enumerate(elements if isinstance(elements, list) else []):
-            structured(feature, element, where=f"{where}: {section}[{position}]", error=DataError)
-    return structured(Schema, values, where=where, error=DataError)
+    filled = {key: value for key, value in values.items() if value is not None or key == "label"}
+    document = structured(_Document, filled, where=where, error=DataError)
+    dense = [_parse(DenseFeature, d, where=f"{where}: dense[{i}]") for i, d in enumerate(document.dense)]
+    sparse = [_parse(SparseFeature, s, where=f"{where}: sparse[{i}]") for i, s in enumerate(document.sparse)]
+    try:
+        vocabularies = {f.name: load_vocabulary(Path(folder, f.vocabulary)) for f in sparse if f.vocabulary}
+        sparse = [_sized(feature, vocabularies.get(feature.name)) for feature in sparse]
+        return Schema(document.label, document.weight, dense, sparse, vocabularies)
+    except DataError as cause:
+        raise DataError(f"{where}: {cause}") from cause
 
 
 def load_schema(path: str | os.PathLike[str]) -> Schema:
-    """Reads and checks a ``schema.yaml``.
+    """Reads and checks a ``schema.yaml`` and the vocabularies that it names.
 
     Raises:
-        DataError: The file cannot be read, is not YAML, or declares something impossible.
+        DataError: A file cannot be read, is not YAML, or declares something impossible.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -298,36 +252,16 @@ def load_schema(path: str | os.PathLike[str]) -> Schema:
         ) from cause
     except yaml.YAMLError as cause:
         raise DataError(f"{path}: not valid YAML: {' '.join(str(cause).split())}") from cause
-    return parse_schema(values, where=str(path))
+    return parse_schema(values, where=str(path), folder=Path(path).parent)
 
 
-def _check(ok: bool, feature: str, key: str, value: object, rule: str) -> None:
-    if not ok:
-        raise DataError(f"feature '{feature}': {key} is {value!r}, but must be {rule}.")
-
-
-def _check_type(columns: pa.Schema, path: str, column: str, role: str, accepts: Any, rule: str) -> None:
-    kind = columns.field(column).type
-    element = kind.value_type if _is_list(kind) or pa.types.is_dictionary(kind) else kind
-    wrong_shape = _is_list(kind) and "sparse" not in role
-    if wrong_shape or not accepts(element):
+def _sized(feature: SparseFeature, vocabulary: Vocabulary | None) -> SparseFeature:
+    """The feature with as many table rows as its vocabulary needs, or as it declares, if that is more."""
+    if vocabulary is None:
+        return feature
+    if 0 < feature.num_embeddings < vocabulary.num_embeddings:
         raise DataError(
-            f"{path}: column '{column}' has type {kind}, but {role} needs {rule}; mend the schema or the file."
+            f"feature '{feature.name}': num_embeddings is {feature.num_embeddings}, but its vocabulary "
+            f"{vocabulary.path} needs {vocabulary.num_embeddings} rows; leave it out or raise it."
         )
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return pa.types.is_list(kind) or pa.types.is_large_list(kind)
-
-
-def _is_integer(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-
-
-def _is_hashable(kind: pa.DataType) -> bool:
-    text = pa.types.is_string(kind) or pa.types.is_large_string(kind)
-    return text or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
+    return dataclasses.replace(feature, num_embeddings=feature.num_embeddings or vocabulary.num_embeddings)

@@ -45,7 +45,14 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         ConfigError: A head, an optimizer or a memory limit that cannot be; the same on every rank.
     """
     dropout = DropoutStream(config.seed, loader.lanes)
-    model = CTRModel(schema, config.model, dropout=dropout, world_size=worker.world_size, seed=config.seed)
+    model = CTRModel(
+        schema,
+        config.model,
+        dropout=dropout,
+        world_size=worker.world_size,
+        seed=config.seed,
+        sum_weights=not loader.knows_global_weight,
+    )
     fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse, worker.device)
     plan = plan_sharding(
         model,

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 from omegaconf import MISSING, DictConfig
 
+from data.damage import POLICIES
 from data.structured import structured, suggestion
 from trainer.errors import ConfigError
 from trainer.model.head import head_configs
@@ -32,7 +33,8 @@ SHARDING_TYPES = (
 class DataConfig:
     """Where the data lies and how it is read.
 
-    ``train`` and ``test`` are a file, a glob, a directory, or a list of such.
+    ``train`` and ``test`` are a file, a glob, a directory, a URI of one of these, or a list of such;
+    ``configs/data/parquet.yaml`` says what the other keys mean.
     """
 
     name: str = MISSING
@@ -44,8 +46,22 @@ class DataConfig:
     window_rows: int = 131072
     num_threads: int = 2
     prefetch_batches: int = 4
+    on_damage: str = "raise"
+    max_skipped_rows: int | None = None
+    retries: int = 5
+    retry_for_s: float = 60.0
+    storage_options: dict[str, Any] = field(default_factory=dict)
+    index_cache: str | None = None
 
     def __post_init__(self) -> None:
+        _one_of(POLICIES, self.on_damage, "data.on_damage")
+        if self.max_skipped_rows is not None:
+            _at_least(0, self.max_skipped_rows, "data.max_skipped_rows")
+        _at_least(0, self.retries, "data.retries")
+        _positive(self.retry_for_s, "data.retry_for_s")
+        for key, value in self.storage_options.items():
+            plain = isinstance(value, str | int | float)
+            _check(plain, f"data.storage_options.{key}", value, "a string, a number or a boolean")
         _at_least(1, self.lanes, "data.lanes")
         _at_least(1, self.window_rows, "data.window_rows")
         _at_least(1, self.num_threads, "data.num_threads")

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from data.loader import BatchLoader
+from trainer.damage import total_skipped_rows
 from trainer.metric import MetricSet
 
 
@@ -28,5 +29,6 @@ def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device) -> dic
         for batch in batches:
             _, outputs = model(batch.to(device, non_blocking=True))
             metrics.update(*outputs)
+        total_skipped_rows(loader, batches)
     model.train(was_training)
     return metrics.compute()

@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
-from data.index import DatasetIndex, build_index, resolve_files
+from data.damage import DamagePolicy
+from data.files import resolve_files
+from data.footer_cache import FooterCache
+from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
+from data.retry import Retry
 from data.schema import Schema, load_schema
 from trainer.config import DataConfig
 from trainer.distributed import Worker, on_main
 
 Split = Literal["train", "test"]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,14 +42,31 @@ def open_dataset(config: DataConfig, split: Split) -> Dataset:
 
     Raises:
         DataError: No files, an impossible schema, or files that do not fit it.
+        StorageError: Where the files lie cannot be reached.
     """
+    return on_main(lambda: read_dataset(config, split))
 
-    def read() -> Dataset:
-        schema = load_schema(config.schema)
-        files = resolve_files(getattr(config, split), key=f"data.{split}")
-        return Dataset(schema, build_index(files, schema))
 
-    return on_main(read)
+def read_dataset(config: DataConfig, split: Split) -> Dataset:
+    """Reads the schema and all footers in this process, for itself; raises as :func:`open_dataset` does."""
+    started = time.monotonic()
+    schema = load_schema(config.schema)
+    files = resolve_files(
+        getattr(config, split),
+        key=f"data.{split}",
+        options=config.storage_options,
+        retry=Retry(attempts=config.retries, total_s=config.retry_for_s),
+    )
+    logger.info("data.%s: reading the footers of %d files", split, len(files))
+    cache = FooterCache(Path(config.index_cache, f"{split}.arrow")) if config.index_cache else None
+    index = build_index(files, schema, policy=damage_policy(config), cache=cache)
+    logger.info("data.%s: %s rows, indexed in %.1f s", split, f"{index.num_rows:,}", time.monotonic() - started)
+    return Dataset(schema, index)
+
+
+def damage_policy(config: DataConfig) -> DamagePolicy:
+    """What the config says about damaged files."""
+    return DamagePolicy(skip=config.on_damage == "skip", max_skipped_rows=config.max_skipped_rows)
 
 
 def training_order(dataset: Dataset, config: DataConfig, *, global_batch_size: int, seed: int) -> SampleOrder:
@@ -78,5 +104,6 @@ def make_loader(dataset: Dataset, order: SampleOrder, config: DataConfig, worker
             num_threads=config.num_threads,
             prefetch_batches=config.prefetch_batches,
             pin_memory=worker.device.type == "cuda",
+            damage=damage_policy(config),
         ),
     )

@@ -7,15 +7,15 @@ import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import yaml
 
-from data.loader import BatchLoader
+from data.loader import BatchLoader, BatchStream
 from trainer.assembly import Assembled, assemble
 from trainer.checkpoint.manager import CheckpointManager, Resume, run_identity
 from trainer.checkpoint.state import restore_training, training_state
 from trainer.config import TrainConfig
+from trainer.damage import total_skipped_rows
 from trainer.distributed import Worker, on_all
 from trainer.evaluate import evaluate
 from trainer.inputs import file_order, make_loader, open_dataset, training_order
@@ -134,7 +134,7 @@ def train(config: TrainConfig, worker: Worker) -> Result:
     return result
 
 
-def _run(job: Job, batches: Any, board: TensorBoard, progress: Progress) -> Result:
+def _run(job: Job, batches: BatchStream, board: TensorBoard, progress: Progress) -> Result:
     """The loop itself: step, measure, save, evaluate."""
     config, model, steps_per_epoch = job.config, job.assembled.model, job.train_loader.order.steps_per_epoch
     pipeline = TrainPipeline(model, job.optimizers.combined, job.worker.device)
@@ -152,7 +152,7 @@ def _run(job: Job, batches: Any, board: TensorBoard, progress: Progress) -> Resu
         done = step + 1
         last, epoch_ends = done == job.total_steps, done % steps_per_epoch == 0
         if done % config.logging.every_steps == 0 or last:
-            _report(job, done, throughput, board, progress)
+            _report(job, done, batches, throughput, board, progress)
         if done % config.checkpoint.every_steps == 0 or last:
             tensors = training_state(model, job.optimizers, job.metrics.global_sums())
             checkpoint = job.checkpoints.save(tensors, step=done, epoch=done // steps_per_epoch)
@@ -196,8 +196,12 @@ def _describe(job: Job, board: TensorBoard) -> None:
     board.text("run/config", f"```yaml\n{yaml.safe_dump(dataclasses.asdict(job.config), sort_keys=False)}```")
 
 
-def _report(job: Job, done: int, throughput: Throughput, board: TensorBoard, progress: Progress) -> None:
+def _report(
+    job: Job, done: int, batches: BatchStream, throughput: Throughput, board: TensorBoard, progress: Progress
+) -> None:
     """Writes the figures since the last report. All ranks must call this."""
+    if job.train_loader.options.damage.skip:
+        board.scalars("data", {"skipped_rows": total_skipped_rows(job.train_loader, batches)}, done)
     metrics, step_s = job.metrics.compute(), throughput.take_window()
     job.metrics.reset()
     samples_per_s = job.config.global_batch_size / step_s if step_s else None

@@ -14,12 +14,13 @@ from data.schema import Schema, parse_schema
 
 
 def numbered_schema(num_rows: int) -> Schema:
-    """A label, a dense feature, the row's number as an id feature, and a list feature."""
+    """A label, a dense feature, the row's number as an id, a string and a list of strings."""
     values = {
         "label": "click",
         "dense": [{"name": "price"}],
         "sparse": [
             {"name": "row", "kind": "id", "num_embeddings": num_rows},
+            {"name": "site", "kind": "hash", "num_embeddings": 20},
             {"name": "tags", "kind": "hash", "num_embeddings": 50, "max_length": 3},
         ],
     }
@@ -34,6 +35,7 @@ def numbered_table(first: int, num_rows: int) -> pa.Table:
             "click": (rows % 3 == 0).astype(np.int8),
             "price": (rows / 2).astype(np.float32),
             "row": rows,
+            "site": pa.array([f"site-{row % 5}" for row in rows.tolist()], pa.string()),
             "tags": pa.array([[str(row % 7)] * (row % 4) for row in rows.tolist()], pa.list_(pa.string())),
         }
     )
@@ -54,7 +56,7 @@ def write_shards(folder: Path, shards: Sequence[Sequence[int]]) -> list[str]:
     first = 0
     for number, sizes in enumerate(shards):
         files.append(str(folder / f"part-{number:03d}.parquet"))
-        with pq.ParquetWriter(files[-1], numbered_table(0, 0).schema) as writer:
+        with pq.ParquetWriter(files[-1], numbered_table(0, 0).schema, write_page_checksum=True) as writer:
             for size in sizes:
                 writer.write_table(numbered_table(first, size), row_group_size=max(size, 1))
                 first += size

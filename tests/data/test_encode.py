@@ -6,8 +6,9 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from data.encode import BadValueError, encode_dense, encode_label, encode_sparse, encode_weight
-from data.schema import DenseFeature, SparseFeature
+from data.counters import FeatureCounts
+from data.encode import BadValueError, encode_dense, encode_label, encode_weight
+from data.features import DenseFeature
 
 
 @pytest.mark.parametrize("kind", [pa.int8(), pa.int64(), pa.float32(), pa.bool_()])
@@ -36,7 +37,7 @@ def test_weights_keep_their_values() -> None:
         ([1.0, -0.5], "sample weight -0.5 is negative or not finite"),
         ([math.inf], "sample weight inf is negative or not finite"),
         ([math.nan], "sample weight nan is negative or not finite"),
-        ([None], "1 sample weights are null"),
+        ([None], "1 values of the sample weight are null"),
     ],
 )
 def test_other_weights_are_refused(values: list[float | None], message: str) -> None:
@@ -49,85 +50,31 @@ def test_dense_values_are_filled_clipped_transformed_and_standardized_in_this_or
     values = pa.array([0.0, None, math.nan, 1e9, -50.0, 7.0])
     clipped = [0.0, 5.0, 5.0, 100.0, -10.0, 7.0]
     expected = [(math.copysign(math.log(1 + abs(x)), x) - 0.5) / 2.0 for x in clipped]
-    encoded = encode_dense(values, feature)
+    encoded, counts = encode_dense(values, feature)
     assert encoded.dtype == np.float32
-    np.testing.assert_allclose(encoded, expected, rtol=1e-6)
+    np.testing.assert_allclose(encoded, np.array(expected), rtol=1e-6)
+    assert counts == FeatureCounts(values=6, nulls=2)
 
 
 def test_dense_integers_are_taken_as_they_are() -> None:
-    assert encode_dense(pa.array([3, None, -2], pa.int16()), DenseFeature(name="x")).tolist() == [3.0, 0.0, -2.0]
+    encoded, _ = encode_dense(pa.array([3, None, -2], pa.int16()), DenseFeature(name="x"))
+    assert encoded.tolist() == [3.0, 0.0, -2.0]
 
 
-@pytest.mark.parametrize("kind", [pa.int8(), pa.uint16(), pa.int32(), pa.int64(), pa.uint64()])
-def test_ids_of_any_integer_type_are_table_rows(kind: pa.DataType) -> None:
-    feature = SparseFeature(name="f", kind="id", num_embeddings=100)
-    assert encode_sparse(pa.array([0, 99, 7], kind), feature).tolist() == [0, 99, 7]
+def test_large_dense_integers_are_standardized_before_they_are_rounded_to_float32() -> None:
+    feature = DenseFeature(name="time", mean=1_600_000_000, std=10)
+    encoded, _ = encode_dense(pa.array([1_600_000_001, 1_600_000_013]), feature)
+    np.testing.assert_allclose(encoded, np.array([0.1, 1.3]), rtol=1e-6)
 
 
-def test_a_null_id_takes_the_default_row() -> None:
-    feature = SparseFeature(name="f", kind="id", num_embeddings=10, default=9)
-    assert encode_sparse(pa.array([1, None, 3]), feature).tolist() == [1, 9, 3]
+@pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])
+def test_dense_values_that_float32_cannot_hold_are_refused_unless_clipped(value: float) -> None:
+    with pytest.raises(BadValueError, match=r"feature 'x': value .* is not finite in float32; set clip"):
+        encode_dense(pa.array([1.0, value]), DenseFeature(name="x"))
+    encoded, _ = encode_dense(pa.array([1.0, value]), DenseFeature(name="x", clip=[-5, 5]))
+    assert encoded.tolist() == [1.0, math.copysign(5.0, value)]
 
 
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (pa.array([3, 10]), "feature 'f': id 10 is outside the table of 10 rows"),
-        (pa.array([-1, 3]), "feature 'f': id -1 is outside the table of 10 rows"),
-        (pa.array([2**64 - 1], pa.uint64()), "feature 'f': id .* is outside the table of 10 rows"),
-        (pa.array([1, None]), "feature 'f': 1 values are null"),
-    ],
-)
-def test_ids_outside_the_table_are_refused(values: pa.Array, message: str) -> None:
-    with pytest.raises(BadValueError, match=message):
-        encode_sparse(values, SparseFeature(name="f", kind="id", num_embeddings=10))
-
-
-def test_hashed_rows_are_stable_across_versions() -> None:
-    feature = SparseFeature(name="f", kind="hash", num_embeddings=1000)
-    assert encode_sparse(pa.array(["a", "b", None, "foobar", ""]), feature).tolist() == [883, 447, 0, 228, 549]
-    assert encode_sparse(pa.array([0, 1, -1, None, 2**40]), feature).tolist() == [271, 818, 297, 0, 116]
-
-
-def test_another_seed_hashes_to_other_rows() -> None:
-    feature = SparseFeature(name="f", kind="hash", num_embeddings=1000, seed=3)
-    assert encode_sparse(pa.array(["a", "b", None, "foobar", ""]), feature).tolist() == [565, 888, 0, 67, 368]
-    assert encode_sparse(pa.array([0, 1, -1, None, 2**40]), feature).tolist() == [312, 499, 557, 0, 134]
-
-
-@pytest.mark.parametrize(
-    "values",
-    [
-        pa.array(["b", None, "a", "b"], pa.large_string()),
-        pa.array(["b", None, "a", "b"]).dictionary_encode(),
-        pa.array(["x", "b", None, "a", "b"]).slice(1),
-        pa.DictionaryArray.from_arrays(pa.array([1, 2, 0, 1]), pa.array(["a", "b", None])),
-    ],
-    ids=["large_string", "dictionary", "slice", "null in the dictionary"],
-)
-def test_a_string_hashes_to_the_same_row_in_every_arrow_form(values: pa.Array) -> None:
-    feature = SparseFeature(name="f", kind="hash", num_embeddings=1000)
-    assert encode_sparse(values, feature).tolist() == [447, 0, 883, 447]
-
-
-@pytest.mark.parametrize("kind", [pa.int8(), pa.int32(), pa.uint32()])
-def test_an_integer_hashes_to_the_same_row_whatever_its_width(kind: pa.DataType) -> None:
-    feature = SparseFeature(name="f", kind="hash", num_embeddings=1000)
-    assert encode_sparse(pa.array([0, 1, None], kind), feature).tolist() == [271, 818, 0]
-
-
-def test_hashes_spread_over_all_rows_but_the_one_of_nulls() -> None:
-    feature = SparseFeature(name="f", kind="hash", num_embeddings=11)
-    counts = np.bincount(encode_sparse(pa.array(range(10_000)), feature), minlength=11)
-    assert counts[0] == 0
-    # 1000 expected in each; the standard deviation is 30.
-    assert counts[1:].min() > 850
-    assert counts[1:].max() < 1150
-
-
-def test_a_number_takes_the_row_of_its_bucket() -> None:
-    feature = SparseFeature(name="f", kind="bucketize", borders=[1.0, 2.5])
-    values = [0.0, 1.0, 2.4, 2.5, 1e300, -math.inf, None, math.nan]
-    assert feature.num_embeddings == 4
-    assert encode_sparse(pa.array(values, pa.float64()), feature).tolist() == [1, 2, 2, 3, 3, 1, 0, 0]
-    assert encode_sparse(pa.array([3, 1, None], pa.int8()), feature).tolist() == [3, 2, 0]
+def test_dense_nulls_can_be_refused() -> None:
+    with pytest.raises(BadValueError, match="feature 'x': 2 values are null, and on_null is error"):
+        encode_dense(pa.array([1.0, None, math.nan]), DenseFeature(name="x", on_null="error"))

@@ -11,14 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.errors import DataError
-from data.index import build_index, resolve_files
+from data.files import DataFile, resolve_files
+from data.index import build_index
 from tests.data.shards import numbered_schema, numbered_table, write_shards
 
 SCHEMA = numbered_schema(100)
 
 
-def names(files: list[str], folder: Path) -> list[str]:
-    return [os.path.relpath(path, folder) for path in files]
+def names(files: list[DataFile], folder: Path) -> list[str]:
+    return [os.path.relpath(file.name, folder) for file in files]
 
 
 @pytest.fixture
@@ -33,7 +34,7 @@ def folder(tmp_path: Path) -> Path:
 def test_a_file_names_itself_whatever_its_ending(folder: Path) -> None:
     odd = folder / "a" / "shard.pq"
     shutil.copy(folder / "a" / "part-000.parquet", odd)
-    assert resolve_files(str(odd), key="data.train") == [str(odd)]
+    assert [file.name for file in resolve_files(str(odd), key="data.train")] == [str(odd)]
 
 
 def test_a_directory_names_the_parquet_files_at_any_depth_below_it(folder: Path) -> None:
@@ -123,7 +124,7 @@ def test_the_fingerprint_changes_with_names_sizes_and_row_groups(tmp_path: Path)
 
 def test_every_file_is_checked_against_the_schema(tmp_path: Path) -> None:
     files = write_shards(tmp_path, [[3], [2]])
-    pq.write_table(numbered_table(3, 2).rename_columns(["click", "price", "rows", "tags"]), files[1])
+    pq.write_table(numbered_table(3, 2).rename_columns(["click", "price", "rows", "site", "tags"]), files[1])
     with pytest.raises(DataError, match=r"part-001\.parquet: column 'row' .* is missing\. Did you mean 'rows'"):
         build_index(files, SCHEMA)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from data.encode import encode_sparse
+from data.categorical import encode_sparse
 from data.errors import DataError
 from data.index import build_index
 from data.reader import Columns, read_window
@@ -49,7 +49,7 @@ def test_strings_hash_alike_in_every_storage(tmp_path: Path, kind: pa.DataType, 
     table = pa.table({"y": [0] * 52, "s": pa.array(texts).cast(kind)})
     pq.write_table(table, tmp_path / "a.parquet", row_group_size=20, use_dictionary=use_dictionary)
     declared = {"name": "s", "kind": "hash", "num_embeddings": 1000}
-    expected = encode_sparse(pa.array(texts), SparseFeature(name="s", kind="hash", num_embeddings=1000))
+    expected, _ = encode_sparse([pa.array(texts)], SparseFeature(name="s", kind="hash", num_embeddings=1000))
     columns = read(schema_of(declared), str(tmp_path / "a.parquet"))
     assert columns.one_hot[0].tolist() == expected.tolist()
 
@@ -80,7 +80,9 @@ def test_one_column_feeds_several_features(tmp_path: Path) -> None:
 
 def test_weights_are_read_where_declared(tmp_path: Path) -> None:
     file = write(tmp_path / "a.parquet", y=[0, 1], i=[1, 2], w=[0.5, 2.0])
-    assert read(schema_of(ID, weight="w"), file).weights.tolist() == [0.5, 2.0]
+    weights = read(schema_of(ID, weight="w"), file).weights
+    assert weights is not None
+    assert weights.tolist() == [0.5, 2.0]
 
 
 @pytest.mark.parametrize(

@@ -116,10 +116,7 @@ def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> d
 
 def schema_identity(schema: Schema) -> dict[str, Any]:
     """A schema as plain values, features by name, so that differences are told by name."""
-    values = dataclasses.asdict(schema)
-    for section in ("dense", "sparse"):
-        values[section] = {feature["name"]: feature for feature in values[section]}
-    return values
+    return schema.described()
 
 
 def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], *, remedy: str) -> None:

@@ -43,22 +43,22 @@ class WeightedLogLoss(nn.Module):
 
     Args:
         world_size: Ranks whose gradients are averaged.
-        weighted: Whether the data has sample weights; then the ranks must sum them up in each step,
-            where otherwise the batch knows the sum.
+        sum_weights: Whether the ranks must sum up the weights in each step, because the batch does not
+            know their sum: there are sample weights, or damaged rows may be skipped.
     """
 
-    def __init__(self, *, world_size: int, weighted: bool) -> None:
+    def __init__(self, *, world_size: int, sum_weights: bool) -> None:
         super().__init__()
         self._world_size = world_size
-        self._weighted = weighted
+        self._sum_weights = sum_weights
 
     def forward(self, logits_B: torch.Tensor, batch_parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """The loss, float []; ``batch_parts`` are labels [B], weights [B] and the global weight [1].
 
-        With sample weights, all ranks must call this.
+        With ``sum_weights``, all ranks must call this.
         """
         labels_B, weights_B, global_weight = batch_parts
-        if self._weighted:
+        if self._sum_weights:
             global_weight = weights_B.sum().reshape(1)
             dist.all_reduce(global_weight)
         losses_B = F.binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
@@ -80,13 +80,21 @@ class CTRModel(nn.Module):
         dropout: Where the heads' random masks come from.
         world_size: Ranks of the job.
         seed: Of the dense weights; the tables are initialized once they are sharded.
+        sum_weights: Whether :attr:`Batch.global_weight` is unknown even without sample weights.
 
     Raises:
         ConfigError: A head or one of its settings is unknown or out of range.
     """
 
     def __init__(
-        self, schema: Schema, config: ModelConfig, *, dropout: DropoutStream, world_size: int, seed: int
+        self,
+        schema: Schema,
+        config: ModelConfig,
+        *,
+        dropout: DropoutStream,
+        world_size: int,
+        seed: int,
+        sum_weights: bool = False,
     ) -> None:
         super().__init__()
         shape = Shape(len(schema.sparse) + len(schema.dense), config.embedding_dim)
@@ -100,7 +108,7 @@ class CTRModel(nn.Module):
                 std=config.init_std,
             )
             self.head_sum = HeadSum(config, shape, dropout)
-        self.loss = WeightedLogLoss(world_size=world_size, weighted=schema.weight is not None)
+        self.loss = WeightedLogLoss(world_size=world_size, sum_weights=sum_weights or schema.weight is not None)
         self.embeddings = embedding_tables(schema, config.embedding_dim)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:

@@ -27,6 +27,7 @@ def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollecti
     """The tables of a schema on the meta device: shapes without memory, until they are sharded."""
     return EmbeddingBagCollection(
         device=torch.device("meta"),
+        is_weighted=schema.weighted_bags,
         tables=[
             EmbeddingBagConfig(
                 name=table.name,

@@ -1,0 +1,120 @@
+"""The values that a feature of kind vocabulary knows, and the table rows that they take."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from data.errors import DataError
+from data.hashing import UInt64Array, fnv1a_64
+
+K = TypeVar("K", np.uint64, np.int64)
+
+OOV_ROW = 1
+"""The table row of a value that the vocabulary does not hold."""
+
+FIRST_ROW = 2
+"""The table row of the vocabulary's first value; row 0 is for nulls."""
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """Distinct values in the order of their rows.
+
+    Attributes:
+        path: Where they were read from, for messages.
+        values: Arrow strings.
+    """
+
+    path: str
+    values: pa.Array
+
+    @property
+    def num_embeddings(self) -> int:
+        """Rows of a table for it: the values, nulls and everything else."""
+        return len(self.values) + FIRST_ROW
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of the values and their order."""
+        digest = hashlib.sha256()
+        for value in self.values.to_pylist():
+            digest.update(value.encode() + b"\n")
+        return digest.hexdigest()[:16]
+
+    def rows_of(self, values: pa.Array) -> npt.NDArray[np.int64]:
+        """Table rows of distinct values, ``OOV_ROW`` for those that it does not hold.
+
+        Args:
+            values: Strings or integers; nulls take any row.
+
+        Returns:
+            int64 [len(values)].
+
+        Raises:
+            DataError: The values are integers, but the vocabulary holds something else.
+        """
+        if pa.types.is_integer(values.type):
+            filled = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(np.int64)
+            return _found(*self._integers, filled)
+        rows = _found(*self._hashes, fnv1a_64(values))
+        if not len(self.values):
+            return rows
+        # Equal hashes are no proof: what was found must be the value itself.
+        listed = self.values.take(pa.array(np.maximum(rows - FIRST_ROW, 0)))
+        same = pc.fill_null(pc.equal(listed, values.cast(self.values.type)), False).to_numpy(zero_copy_only=False)
+        return np.where(same, rows, OOV_ROW)
+
+    @cached_property
+    def _hashes(self) -> tuple[UInt64Array, npt.NDArray[np.int64]]:
+        return _sorted(fnv1a_64(self.values))
+
+    @cached_property
+    def _integers(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        try:
+            return _sorted(self.values.cast(pa.int64()).to_numpy())
+        except pa.ArrowInvalid as cause:
+            raise DataError(
+                f"{self.path}: the column holds integers, but the vocabulary something else ({cause}); "
+                "prepare the vocabulary from this column."
+            ) from cause
+
+
+def _sorted(keys: npt.NDArray[K]) -> tuple[npt.NDArray[K], npt.NDArray[np.int64]]:
+    order = np.argsort(keys, kind="stable")
+    return keys[order], order + FIRST_ROW
+
+
+def _found(known: npt.NDArray[K], rows: npt.NDArray[np.int64], keys: npt.NDArray[K]) -> npt.NDArray[np.int64]:
+    """The row of each key by binary search among the known ones."""
+    if not len(known):
+        return np.full(len(keys), OOV_ROW, np.int64)
+    places = np.minimum(np.searchsorted(known, keys), len(known) - 1)
+    return np.where(known[places] == keys, rows[places], OOV_ROW)
+
+
+def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+    """Reads a vocabulary: UTF-8, one value a line, an empty line being the empty string.
+
+    Raises:
+        DataError: The file cannot be read, is not UTF-8, or holds a value twice.
+    """
+    try:
+        with open(path, encoding="utf-8", newline="\n") as file:
+            lines = file.read().removesuffix("\n").split("\n")
+    except (OSError, UnicodeDecodeError) as cause:
+        raise DataError(f"{path}: cannot read the vocabulary ({cause}); prepare the data anew.") from cause
+    values = pa.array([] if lines == [""] else lines, pa.large_string())
+    if len(values.unique()) < len(values):
+        seen: set[str] = set()
+        twice = next(line for line in lines if line in seen or seen.add(line))  # type: ignore[func-returns-value]
+        raise DataError(f"{path}: '{twice}' stands in the vocabulary twice; every value needs one line.")
+    return Vocabulary(str(path), values)

@@ -1,0 +1,206 @@
+"""The decoded windows of the sample order that a worker's lanes stand in, and the ones that come next."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from data.assemble import Piece
+from data.counters import FeatureCounts
+from data.damage import DamageError, DamageLog
+from data.index import DatasetIndex
+from data.order import SampleOrder, Span
+from data.parquet import RowGroup
+from data.reader import Columns, WindowReader
+from data.schema import Schema
+
+IntArray = npt.NDArray[np.int64]
+
+WindowKey = tuple[int, int]
+"""(epoch, window within the epoch)."""
+
+
+@dataclass(frozen=True)
+class StepRows:
+    """What a worker takes in one step.
+
+    Attributes:
+        lanes: For each lane, the pieces of decoded windows that its rows come from.
+        num_skipped: Rows that are missing because they are damaged.
+    """
+
+    lanes: list[list[Piece]]
+    num_skipped: int
+
+
+class _Window:
+    """A window on its way: decoded by the pool, task by task; without row groups that cannot be.
+
+    Args:
+        row_groups: In the order in which they were gathered.
+        rows: Their rows in serving order, int64 [rows]; None for the order as they lie.
+        schema: What the columns mean.
+        damage: Decides about row groups that cannot be decoded.
+        pool: Decodes.
+    """
+
+    def __init__(
+        self,
+        row_groups: Sequence[RowGroup],
+        rows: IntArray | None,
+        schema: Schema,
+        damage: DamageLog,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._row_groups = row_groups
+        self._rows = rows
+        self._schema = schema
+        self._damage = damage
+        self._pool = pool
+        self._damaged: set[tuple[str, int]] = set()
+        self._intact_before: IntArray | None = None
+        self.entered = False
+        self._begin(row_groups, rows)
+
+    def columns(self) -> Columns:
+        """The rows that could be decoded, in serving order, once all tasks are done.
+
+        Raises:
+            DataError: A row group cannot be decoded, and may not be skipped.
+        """
+        while self._pending and self._finds_damage():
+            self._begin_without_damage()
+        return self._reader.columns
+
+    def piece(self, span: Span) -> Piece:
+        """A span's rows, without damaged ones."""
+        columns = self.columns()
+        if self._intact_before is None:
+            return Piece(columns, span.start, span.stop)
+        return Piece(columns, int(self._intact_before[span.start]), int(self._intact_before[span.stop]))
+
+    def _begin(self, row_groups: Sequence[RowGroup], rows: IntArray | None) -> None:
+        self._reader = WindowReader(row_groups, self._schema, rows)
+        tasks = self._reader.tasks() if row_groups else []
+        self._pending: list[Future[None]] = [self._pool.submit(task) for task in tasks]
+
+    def _finds_damage(self) -> bool:
+        """Waits for all tasks; whether some met damage that is to be skipped."""
+        found = len(self._damaged)
+        for task in self._pending:
+            error = task.exception()
+            if isinstance(error, DamageError):
+                self._damage.skip(error)
+                self._damaged.add(error.damage.place)
+            elif error is not None:
+                raise error
+        self._pending = []
+        return len(self._damaged) > found
+
+    def _begin_without_damage(self) -> None:
+        intact_groups = [group for group in self._row_groups if (group.path, group.index) not in self._damaged]
+        intact = np.concatenate([np.full(group.num_rows, group in intact_groups) for group in self._row_groups])
+        rows = np.arange(len(intact)) if self._rows is None else self._rows
+        served = rows[intact[rows]]
+        self._intact_before = np.concatenate([[0], np.cumsum(intact[rows])])
+        self._begin(intact_groups, (np.cumsum(intact) - 1)[served])
+
+
+class Windows:
+    """Windows decoded ahead of time.
+
+    A window is decoded once for all lanes of the worker and dropped when no lane stands in it or
+    before it. At most two windows per lane are held.
+
+    Args:
+        index: The row groups.
+        order: Which rows each step takes.
+        schema: What the columns mean.
+        lanes: This worker's lanes.
+        stop_step: No step from here on is asked for.
+        damage: Decides about row groups that cannot be decoded, and takes note of them.
+        pool: Decodes.
+
+    Attributes:
+        counts: By feature, what was met in the windows entered so far.
+    """
+
+    def __init__(
+        self,
+        index: DatasetIndex,
+        order: SampleOrder,
+        schema: Schema,
+        *,
+        lanes: Sequence[int],
+        stop_step: int,
+        damage: DamageLog,
+        pool: ThreadPoolExecutor,
+    ) -> None:
+        self._index = index
+        self._order = order
+        self._schema = schema
+        self._lanes = lanes
+        self._damage = damage
+        self._pool = pool
+        self._last_epoch = order.locate(max(stop_step - 1, 0))[0]
+        self._held: dict[WindowKey, _Window] = {}
+        self._position: dict[int, WindowKey] = {}
+        self.counts = {name: FeatureCounts() for name in schema.feature_names}
+
+    def take(self, step: int) -> StepRows:
+        """The rows of a step, lane by lane; waits until they are decoded.
+
+        Raises:
+            DataError: They cannot be decoded, and may not be skipped.
+        """
+        epoch, _ = self._order.locate(step)
+        spans = {lane: self._order.spans(lane, step) for lane in self._lanes}
+        moved = False
+        for lane, parts in spans.items():
+            if parts and self._position.get(lane) != (epoch, parts[-1].window):
+                self._position[lane] = (epoch, parts[-1].window)
+                moved = True
+        if moved:
+            current = {(epoch, part.window) for parts in spans.values() for part in parts}
+            self._hold(current | set(self._position.values()))
+        pieces = {lane: [self._enter((epoch, span.window)).piece(span) for span in spans[lane]] for lane in spans}
+        num_planned = sum(span.stop - span.start for parts in spans.values() for span in parts)
+        num_served = sum(piece.stop - piece.start for parts in pieces.values() for piece in parts)
+        return StepRows([pieces[lane] for lane in self._lanes], num_planned - num_served)
+
+    def _enter(self, key: WindowKey) -> _Window:
+        window = self._held[key]
+        if not window.entered:
+            columns = window.columns()
+            window.entered = True
+            # A new dictionary each time, so that another thread may read the old one.
+            self.counts = {name: count + columns.counts[name] for name, count in self.counts.items()}
+        return window
+
+    def _hold(self, current: set[WindowKey]) -> None:
+        upcoming = {key for lane, at in self._position.items() for key in self._after(lane, at)}
+        for key in self._held.keys() - current - upcoming:
+            self._held.pop(key)
+        # What is needed now goes to the pool before what is needed later.
+        for key in [*sorted(current), *sorted(upcoming - current)]:
+            if key not in self._held:
+                self._held[key] = self._window(key)
+
+    def _after(self, lane: int, at: WindowKey) -> list[WindowKey]:
+        epoch, window = at
+        if window + 1 in self._order.lane_windows(lane, epoch):
+            return [(epoch, window + 1)]
+        if epoch == self._last_epoch:
+            return []
+        return [(epoch + 1, first) for first in self._order.lane_windows(lane, epoch + 1)[:1]]
+
+    def _window(self, key: WindowKey) -> _Window:
+        epoch, window = key
+        plan = self._order.epoch_plan(epoch)
+        groups = [self._index.row_groups[number] for number in plan.windows[window]]
+        rows = plan.rows(window) if plan.seeds else None
+        return _Window(groups, rows, self._schema, self._damage, self._pool)
