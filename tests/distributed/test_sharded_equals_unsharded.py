@@ -16,7 +16,7 @@ from tests.reference import Ids, ReferenceDeepFM, log_loss
 from trainer.checkpoint import state
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
-from trainer.loop import build
+from trainer.job import build
 from trainer.pipeline import TrainPipeline
 
 pytestmark = pytest.mark.distributed
