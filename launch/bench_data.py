@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -80,15 +81,8 @@ def measure(file: Path, kind: str, *, window_rows: int, batch_size: int, num_thr
     ours: list[_Run] = []
     ceiling: list[_Run] = []
     for _ in range(repeats):
-        ceiling.append(
-            min(
-                (
-                    _timed(lambda d=d: _decode(file, groups, schema, num_threads, dictionaries=d))
-                    for d in with_dictionaries
-                ),
-                key=lambda run: run.wall_s,
-            )
-        )
+        decodings = [partial(_decode, file, groups, schema, num_threads, dictionaries=d) for d in with_dictionaries]
+        ceiling.append(min((_timed(decode) for decode in decodings), key=lambda run: run.wall_s))
         ours.append(_timed(lambda: _drain(loader)))
     rows = index.num_rows
     return Measurement(
