@@ -163,6 +163,16 @@ def test_every_value_carries_a_weight_where_some_list_has_weights(tmp_path: Path
     assert batch.sparse["tags"].values().tolist() == [n for n in numbers for _ in range(n % 4)]
 
 
+def test_beside_weighted_lists_the_weights_of_a_mean_divide_by_the_length(tmp_path: Path) -> None:
+    weights = pa.array([[n / 2] * (n % 4) for n in range(30)], pa.list_(pa.float32()))
+    tags = SCHEMA["sparse"][1]
+    both = [{**tags, "weights": "w"}, {**tags, "name": "mean", "column": "tags", "pooling": "mean"}]
+    declared = schema(sparse=both)
+    batch = take(loader(write(tmp_path, w=weights), batch=8, lanes=1, declared=declared, shuffle=False), 0, 1)[0]
+    lengths = [1, 2, 3, 1, 2, 3]
+    np.testing.assert_allclose(batch.sparse["mean"].weights(), [1 / n for n in lengths for _ in range(n)])
+
+
 def test_ids_and_lengths_are_int32_and_complete_one_hot_batches_share_their_lengths(tmp_path: Path) -> None:
     one_hot = schema(sparse=[SCHEMA["sparse"][0], SCHEMA["sparse"][2]])
     first, second, last = take(loader(write(tmp_path), batch=8, lanes=1, declared=one_hot), 1, 4)
