@@ -170,8 +170,11 @@ class WindowReader:
         if is_last and self._rows is not None:
             # One column at a time is small enough for the processor's cache; a batch's rows of all
             # columns, gathered from the whole window, are not.
+            scratch = np.empty(len(self._rows), np.int64)
             for target in targets:
-                target.row[:] = np.take(target.row, self._rows, mode="clip")
+                served = scratch.view(target.row.dtype)[: len(self._rows)]
+                np.take(target.row, self._rows, out=served, mode="clip")  # `clip` writes without a buffer
+                target.row[:] = served
 
     def _read_bags(self, m: int) -> None:
         feature = self._schema.multi_hot[m]
