@@ -22,7 +22,7 @@ from data.features import DenseFeature, SparseFeature
 from data.parquet import RowGroup, read_row_group
 from data.schema import Schema
 
-TASK_VALUES = 1 << 21
+TASK_VALUES = 1 << 19
 """Values that a task decodes at a time, or one column of a row group if that is more."""
 
 Encode = Callable[[list[pa.Array]], tuple[npt.NDArray[Any], FeatureCounts | None]]
@@ -116,12 +116,14 @@ class WindowReader:
         forbids; the message names the file, the row group and the column.
         """
         chunks = self._chunks(max((group.num_rows for group in self._groups), default=0))
-        tasks: list[Callable[[], None]] = []
-        start = 0
-        for group in self._groups:
-            place = slice(start, start + group.num_rows)
-            tasks += [partial(self._read_columns, group, place, chunk) for chunk in chunks]
-            start = place.stop
+        stops = np.cumsum([group.num_rows for group in self._groups]).tolist()
+        places = [slice(stop - group.num_rows, stop) for group, stop in zip(self._groups, stops, strict=True)]
+        # Chunk by chunk, so that the processor's cache still holds a column when it is brought into order.
+        tasks: list[Callable[[], None]] = [
+            partial(self._read_columns, group, place, chunk)
+            for chunk in chunks
+            for group, place in zip(self._groups, places, strict=True)
+        ]
         return tasks + [partial(self._read_bags, m) for m in range(len(self._schema.multi_hot))]
 
     def _chunks(self, num_rows: int) -> list[_Chunk]:
