@@ -153,5 +153,5 @@ def _describe(error: Exception) -> str:
 
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone, rather than for a fault of its own."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timeout caused pair closure")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)

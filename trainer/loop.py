@@ -147,6 +147,7 @@ def _run(job: Job, batches: BatchStream, board: TensorBoard, progress: Progress)
         job.assembled.dropout.advance(step)
         job.metrics.update(*pipeline.step(batches))
         throughput.step_done()
+        progress.step_done()
 
         done = step + 1
         last, epoch_ends = done == job.total_steps, done % steps_per_epoch == 0
@@ -203,13 +204,13 @@ def _report(
         board.scalars("data", {"skipped_rows": total_skipped_rows(job.train_loader, batches)}, done)
     metrics, step_s = job.metrics.compute(), throughput.take_window()
     job.metrics.reset()
-    samples_per_s = job.config.global_batch_size / step_s
+    samples_per_s = job.config.global_batch_size / step_s if step_s else None
     board.scalars("train", {"loss": metrics["logloss"], **metrics}, done)
     board.scalars("learning_rate", job.optimizers.learning_rates(done - 1), done)
-    if step_s == step_s:  # not NaN: some step was timed
+    if step_s and samples_per_s:
         board.scalars("speed", {"samples_per_s": samples_per_s, "step_ms": 1000 * step_s}, done)
     board.flush()
-    progress.report(done, metrics, samples_per_s, step_s)
+    progress.report(done, metrics, step_s=step_s, samples_per_s=samples_per_s)
 
 
 def _report_test(metrics: dict[str, float], done: int, board: TensorBoard) -> None:

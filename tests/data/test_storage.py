@@ -233,7 +233,7 @@ def test_a_bucket_that_is_gone_in_mid_run_ends_the_job_under_either_policy(
 ) -> None:
     store.upload(shards, "doomed/train")
     index = remote_index(store, "s3://doomed/train")
-    store.direct().delete_dir("doomed")
+    store.delete_bucket("doomed")
     policy = DamagePolicy(skip=skip, max_skipped_rows=1000)
     with pytest.raises(StorageError, match=r"s3://doomed/train/part-00\d\.parquet: is gone, and so is 's3://doomed'"):
         all_rows(index, LoaderOptions(damage=policy))
