@@ -44,10 +44,11 @@ def open_dataset(config: DataConfig, split: Split) -> Dataset:
         DataError: No files, an impossible schema, or files that do not fit it.
         StorageError: Where the files lie cannot be reached.
     """
-    return on_main(lambda: _read_dataset(config, split))
+    return on_main(lambda: read_dataset(config, split))
 
 
-def _read_dataset(config: DataConfig, split: Split) -> Dataset:
+def read_dataset(config: DataConfig, split: Split) -> Dataset:
+    """Reads the schema and all footers in this process, for itself; raises as :func:`open_dataset` does."""
     started = time.monotonic()
     schema = load_schema(config.schema)
     files = resolve_files(

@@ -9,15 +9,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from data.files import resolve_files
-from data.index import build_index
 from data.loader import BatchLoader
-from data.schema import load_schema
 from tests.checkpoints import assert_equal_bits, tensors_of
 from tests.ranks import results_of, run_ranks
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
-from trainer.inputs import Dataset, make_loader, training_order
+from trainer.inputs import make_loader, read_dataset, training_order
 from trainer.loop import Result, train
 
 pytestmark = pytest.mark.distributed
@@ -95,8 +92,7 @@ def test_other_world_size_continues_on_the_same_curve(
 
 def global_batches(config: TrainConfig, world_size: int) -> list[list[int]]:
     """The row ids of every global batch from the stop on, rank after rank, as the loaders serve them."""
-    schema = load_schema(config.data.schema)
-    dataset = Dataset(schema, build_index(resolve_files(config.data.train, key="data.train"), schema))
+    dataset = read_dataset(config.data, "train")
     order = training_order(dataset, config.data, global_batch_size=config.global_batch_size, seed=config.seed)
     loaders: list[BatchLoader] = [
         make_loader(dataset, order, config.data, Worker(rank, world_size, rank, world_size, torch.device("cpu")))
