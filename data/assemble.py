@@ -142,5 +142,12 @@ class Assembler:
         return torch.from_numpy(np.concatenate([np.ones(num_flat, np.float32), *weights]))
 
 
+def batch_bytes_per_row(schema: Schema) -> int:
+    """Host memory of a batch for each row, in bytes; lists counted with ``max_length``."""
+    values = sum(feature.max_length for feature in schema.sparse)
+    per_value = np.dtype(schema.id_dtype).itemsize + (4 if schema.weighted_bags else 0)
+    return values * per_value + len(schema.sparse) * np.dtype(schema.id_dtype).itemsize + 4 * (len(schema.dense) + 2)
+
+
 def _torch_dtype(schema: Schema) -> torch.dtype:
     return torch.int32 if schema.id_dtype is np.int32 else torch.int64

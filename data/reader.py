@@ -23,7 +23,7 @@ from data.features import DenseFeature, SparseFeature
 from data.parquet import RowGroup, read_row_group
 from data.schema import Schema
 
-TASK_VALUES = 1 << 19
+TASK_VALUES = 1 << 21
 """Values that a task decodes at a time, or one column of a row group if that is more."""
 
 Place = slice | torch.Tensor
@@ -182,6 +182,27 @@ class WindowReader:
     def _count(self, feature: str, counts: FeatureCounts) -> None:
         with self._lock:
             self.columns.counts[feature] += counts
+
+
+def held_bytes_per_row(schema: Schema) -> int:
+    """Host memory that a decoded window takes for each row, in bytes; lists counted with ``max_length``."""
+    id_bytes = np.dtype(schema.id_dtype).itemsize
+    one_hot = id_bytes * len(schema.one_hot)
+    numbers = 4 * (len(schema.dense) + 1 + (schema.weight is not None))
+    offset_bytes, order_bytes = 8, 16  # where each list starts; each row's place, and the row of each place
+    bags = sum(offset_bytes + f.max_length * (id_bytes + (4 if f.weights else 0)) for f in schema.multi_hot)
+    return one_hot + numbers + bags + order_bytes
+
+
+def decoding_bytes(schema: Schema, largest_row_group: int, largest_window: int) -> int:
+    """Host memory that a running task takes beside its window, in bytes.
+
+    The Arrow arrays of its values, and of one column at a time what stands between Arrow and the window:
+    three arrays of 64-bit numbers. A task of lists holds all those of a window.
+    """
+    arrays = 8 * (TASK_VALUES + largest_row_group) + 3 * 8 * largest_row_group
+    longest = max((feature.max_length for feature in schema.multi_hot), default=0)
+    return max(arrays, 4 * 8 * largest_window * (longest + 1) if longest else 0)
 
 
 def read_window(row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None) -> Columns:

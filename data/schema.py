@@ -98,38 +98,38 @@ class Schema:
                 )
         self.tables()
 
-    @property
+    @cached_property
     def one_hot(self) -> list[SparseFeature]:
         """Sparse features with exactly one value per row, in the schema's order."""
         return [feature for feature in self.sparse if not feature.multi_hot]
 
-    @property
+    @cached_property
     def multi_hot(self) -> list[SparseFeature]:
         """Sparse features with a list of values per row, in the schema's order."""
         return [feature for feature in self.sparse if feature.multi_hot]
 
-    @property
+    @cached_property
     def weighted_bags(self) -> bool:
         """Whether some feature weighs the values of its lists; then all values carry a weight."""
         return any(feature.weights for feature in self.sparse)
 
-    @property
+    @cached_property
     def sparse_keys(self) -> list[str]:
         """The keys of every KeyedJaggedTensor made from this schema: one-hot features, then multi-hot."""
         return [feature.name for feature in (*self.one_hot, *self.multi_hot)]
 
-    @property
+    @cached_property
     def feature_names(self) -> list[str]:
         """All features, dense and then sparse, in the schema's order."""
         return [feature.name for feature in self.dense] + [feature.name for feature in self.sparse]
 
-    @property
+    @cached_property
     def columns(self) -> list[str]:
         """The Parquet columns to read, each once."""
         sources = [d.source for d in self.dense] + [column for s in self.sparse for column in s.sources]
         return list(dict.fromkeys([self.label, *([self.weight] if self.weight else []), *sources]))
 
-    @property
+    @cached_property
     def id_dtype(self) -> type[np.int32] | type[np.int64]:
         """Of table rows in memory and in batches: int32 if it can count the rows of all tables together.
 
