@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -132,6 +133,30 @@ def locate(source: str, options: Mapping[str, Any] | None = None, retry: Retry |
     host = parts.netloc.rpartition("@")[2]
     path = parts.path if parts.scheme in ("hdfs", "viewfs") else f"{host}{parts.path}"
     return Storage(uri, tuple(sorted((options or {}).items())), retry), path.rstrip("/") or "/"
+
+
+def read_bytes(source: str, options: Mapping[str, Any] | None = None, retry: Retry | None = None) -> bytes:
+    """The whole of a small file.
+
+    Args:
+        source: A path or a URI; see :func:`locate`, also for the rest.
+        options: For a URI.
+        retry: For passing failures.
+
+    Raises:
+        OSError: It cannot be read.
+        StorageError: The storage cannot be reached.
+    """
+    storage, path = locate(source, options, retry)
+
+    def read() -> bytes:
+        if not storage.uri:
+            return Path(path).read_bytes()  # whose errors say more
+        with storage.open(path) as file:
+            content: bytes = file.read()
+        return content
+
+    return storage.retry.call(read, storage.name(path))
 
 
 @lru_cache(maxsize=64)

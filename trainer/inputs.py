@@ -16,6 +16,7 @@ from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
 from data.retry import Retry
 from data.schema import Schema, load_schema
+from data.storage import read_bytes
 from trainer.config import DataConfig
 from trainer.distributed import Worker, on_main
 
@@ -50,13 +51,9 @@ def open_dataset(config: DataConfig, split: Split) -> Dataset:
 def read_dataset(config: DataConfig, split: Split) -> Dataset:
     """Reads the schema and all footers in this process, for itself; raises as :func:`open_dataset` does."""
     started = time.monotonic()
-    schema = load_schema(config.schema)
-    files = resolve_files(
-        getattr(config, split),
-        key=f"data.{split}",
-        options=config.storage_options,
-        retry=Retry(attempts=config.retries, total_s=config.retry_for_s),
-    )
+    retry = Retry(attempts=config.retries, total_s=config.retry_for_s)
+    schema = load_schema(config.schema, read=lambda path: read_bytes(path, config.storage_options, retry))
+    files = resolve_files(getattr(config, split), key=f"data.{split}", options=config.storage_options, retry=retry)
     logger.info("data.%s: reading the footers of %d files", split, len(files))
     cache = FooterCache(Path(config.index_cache, f"{split}.arrow")) if config.index_cache else None
     index = build_index(files, schema, policy=damage_policy(config), cache=cache)

@@ -30,7 +30,7 @@ SCHEMA = {
 }
 
 
-def arguments(root: Path, run_dir: Path) -> list[str]:
+def arguments(root: Path | str, run_dir: Path) -> list[str]:
     """Of the recording job: two epochs over what :func:`write_data` wrote."""
     return [
         *("data=parquet", f"data.root={root}", "data.lanes=4", "data.window_rows=100", "data.prefetch_batches=2"),

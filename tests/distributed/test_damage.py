@@ -54,7 +54,7 @@ def test_skipped_rows_are_shown_and_change_nothing_between_world_sizes(
     skipping: Callable[[str, int], TrainConfig],
 ) -> None:
     trained, metrics = [], []
-    for world_size in (1, 2, 4):
+    for world_size in (1, 2):
         config = skipping(f"on-{world_size}", SKIPPED_ROWS)
         result: Result = results_of(run_ranks(world_size, run_training, config))[0]
         events = EventAccumulator(result.tensorboard)
@@ -63,17 +63,16 @@ def test_skipped_rows_are_shown_and_change_nothing_between_world_sizes(
         assert [event.value for event in events.Scalars("data/skipped_rows")][-1] == 2 * SKIPPED_ROWS
         metrics.append(result.metrics)
         trained.append(tensors_of(Path(result.checkpoint)))
-    for other in (1, 2):
-        for name, value in metrics[other].items():
-            assert value == pytest.approx(metrics[0][name], abs=1e-4), name
-        weights = [name for name in trained[0] if name.startswith("model.")]
-        assert max((trained[other][name] - trained[0][name]).abs().max() for name in weights) < 1e-3
+    for name, value in metrics[1].items():
+        assert value == pytest.approx(metrics[0][name], abs=1e-4), name
+    weights = [name for name in trained[0] if name.startswith("model.")]
+    assert max((trained[1][name] - trained[0][name]).abs().max() for name in weights) < 1e-3
 
 
 def test_more_than_the_budget_of_all_ranks_together_ends_all_ranks(
     skipping: Callable[[str, int], TrainConfig],
 ) -> None:
-    outcomes = run_ranks(4, run_training, skipping("over", SKIPPED_ROWS - 1))
+    outcomes = run_ranks(2, run_training, skipping("over", SKIPPED_ROWS - 1))
     messages = [str(outcome) for outcome in outcomes if isinstance(outcome, DataError | PeerError)]
     assert any(f"32 of {NUM_ROWS} rows cannot be read, more than data.max_skipped_rows" in text for text in messages)
     assert all(isinstance(outcome, Exception) for outcome in outcomes)

@@ -18,14 +18,13 @@ pytestmark = pytest.mark.distributed
 
 @pytest.fixture
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
-    """A bucket with the data; the schema stays here."""
+    """A bucket with the schema and the data, and nothing of it here."""
     write_data(tmp_path / "data")
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
     with object_store() as running:
-        for split in ("train", "test"):
-            running.upload(tmp_path / "data" / split, f"clicks/{split}")
-            shutil.rmtree(tmp_path / "data" / split)
+        running.upload(tmp_path / "data", "clicks/log")
+        shutil.rmtree(tmp_path / "data")
         yield running
 
 
@@ -39,8 +38,7 @@ def s3_arguments(tmp_path: Path, store: ObjectStore) -> list[str]:
     options = ",".join(f"{key}:'{value}'" for key, value in store.options.items())
     return [
         JOB,
-        *arguments(tmp_path / "data", tmp_path / "run"),
-        "data.train=s3://clicks/train",
+        *arguments("s3://clicks/log", tmp_path / "run"),
         "data.test=s3://clicks/**/part-*.parquet",
         f"data.storage_options={{{options}}}",
     ]
