@@ -147,6 +147,13 @@ def on_all(act: Callable[[], T]) -> T:
     return result
 
 
+def gather(value: T) -> list[T]:
+    """Every rank's value, in the order of the ranks, on every rank. All ranks must call this."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"
 

@@ -71,7 +71,9 @@ def test_a_checkpoint_holds_everything_that_a_run_needs(config: Callable[..., Tr
 def test_a_damaged_one_is_named_and_the_one_before_it_taken(config: Callable[..., TrainConfig]) -> None:
     results_of(run_ranks(2, run_training, config()))
     damaged = Path(config().checkpoint.directory, "step-00000006", "__0_0.distcp")
-    damaged.write_bytes(damaged.read_bytes()[:-1])
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
     (result, warnings), _ = results_of(run_ranks(2, run_training, config(max_steps=8)))
     assert result.resumed_at == 4
     assert len(warnings) == 1
@@ -86,7 +88,8 @@ def test_if_all_are_damaged_nothing_is_overwritten(config: Callable[..., TrainCo
         path.unlink()
     (error,) = run_ranks(1, run_training, config())
     assert isinstance(error, CheckpointError)
-    assert "all 3 checkpoints are damaged; set run_dir to a new directory" in str(error)
+    assert "all 3 checkpoints are damaged, the newest of them so: " in str(error)
+    assert "step-00000006/.metadata: is missing" in str(error)
     assert len(storage.committed(Path(config().checkpoint.directory))) == 3
 
 

@@ -55,6 +55,23 @@ class RunningJob:
             except subprocess.TimeoutExpired:
                 continue
 
+    def workers(self) -> list[int]:
+        """Process ids of the workers."""
+        return _descendants(self._process.pid)
+
+    def output(self) -> str:
+        """What was printed so far."""
+        return self._log.read_text(errors="replace")
+
+    def signal_agent(self, number: signal.Signals) -> int:
+        """Sends a signal to torchrun's agent and waits for the end; returns the exit code."""
+        self._process.send_signal(number)
+        return self._process.wait(timeout=DEADLINE_S)
+
+    def wait(self) -> int:
+        """Waits for the end; returns the exit code."""
+        return self._process.wait(timeout=DEADLINE_S)
+
     def kill(self) -> None:
         """SIGKILL to the agent and to every worker, as a host that goes down would."""
         for pid in [self._process.pid, *_descendants(self._process.pid)]:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from trainer.checkpoint import storage
-from trainer.checkpoint.storage import Manifest
+from trainer.checkpoint.storage import Manifest, StoredFile
 from trainer.errors import CheckpointError
+
+# echo -n xxxxxxxxxx | sha256sum
+FILES = {"__0_0.distcp": StoredFile(10, "fc11d6f28e59d3cc33c0b14ceb644bf0902ebd63d61218dffe9e7dac7c254542")}
 
 
 def manifest(step: int) -> Manifest:
-    return Manifest(step=step, epoch=0, identity={}, config={}, versions={}, world_size=2, files={})
+    return Manifest(step=step, epoch=0, identity={}, config={}, versions={}, world_size=2, files=FILES)
 
 
 def write(directory: Path, step: int) -> Path:
@@ -52,12 +55,21 @@ def test_staging_removes_what_a_crash_left(tmp_path: Path) -> None:
 def test_committing_a_step_again_replaces_it(tmp_path: Path) -> None:
     old = write(tmp_path, 5)
     (old / "__0_0.distcp").unlink()
-    assert storage.read_manifest(write(tmp_path, 5)).files == {"__0_0.distcp": 10}
+    storage.verify(write(tmp_path, 5), FILES)
 
 
 def test_manifest_comes_back(tmp_path: Path) -> None:
     path = write(tmp_path, 12)
-    assert storage.read_manifest(path) == Manifest(**{**vars(manifest(12)), "files": {"__0_0.distcp": 10}})
+    assert storage.read_manifest(path) == manifest(12)
+    assert storage.measure([path / "__0_0.distcp"]) == FILES
+
+
+def test_flipped_bit_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path, 5)
+    (path / "__0_0.distcp").write_bytes(b"x" * 9 + b"y")
+    assert storage.read_manifest(path).files == FILES
+    with pytest.raises(CheckpointError, match=r"__0_0.distcp: its checksum is not the one recorded"):
+        storage.verify(path, FILES)
 
 
 def test_truncated_file_is_named(tmp_path: Path) -> None:
