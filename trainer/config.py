@@ -44,6 +44,7 @@ class DataConfig:
     test: Any = MISSING
     lanes: int = 8
     window_rows: int = 131072
+    window_mib: float | None = None
     num_threads: int = 2
     prefetch_batches: int = 4
     on_damage: str = "raise"
@@ -64,6 +65,8 @@ class DataConfig:
         _check(plain, "data.storage_options", options, "null, or names with strings, numbers or booleans")
         _at_least(1, self.lanes, "data.lanes")
         _at_least(1, self.window_rows, "data.window_rows")
+        if self.window_mib is not None:
+            _positive(self.window_mib, "data.window_mib")
         _at_least(1, self.num_threads, "data.num_threads")
         _at_least(1, self.prefetch_batches, "data.prefetch_batches")
         for key in ("train", "test"):

@@ -14,6 +14,7 @@ from data.footer_cache import FooterCache
 from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
+from data.reader import held_bytes_per_row
 from data.retry import Retry
 from data.schema import Schema, load_schema
 from data.storage import read_bytes
@@ -66,13 +67,20 @@ def damage_policy(config: DataConfig) -> DamagePolicy:
     return DamagePolicy(skip=config.on_damage == "skip", max_skipped_rows=config.max_skipped_rows)
 
 
+def window_rows(schema: Schema, config: DataConfig) -> int:
+    """Rows that are shuffled together, by number or by the memory that they take."""
+    if config.window_mib is None:
+        return config.window_rows
+    return max(1, int(config.window_mib * 2**20) // held_bytes_per_row(schema))
+
+
 def training_order(dataset: Dataset, config: DataConfig, *, global_batch_size: int, seed: int) -> SampleOrder:
     """The shuffled order of the training rows."""
     return SampleOrder(
         dataset.index.row_counts,
         global_batch_size=global_batch_size,
         lanes=config.lanes,
-        window_rows=config.window_rows,
+        window_rows=window_rows(dataset.schema, config),
         shuffle=True,
         seed=seed,
     )
@@ -84,7 +92,7 @@ def file_order(dataset: Dataset, config: DataConfig, *, global_batch_size: int) 
         dataset.index.row_counts,
         global_batch_size=global_batch_size,
         lanes=config.lanes,
-        window_rows=config.window_rows,
+        window_rows=window_rows(dataset.schema, config),
         shuffle=False,
     )
 
