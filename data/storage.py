@@ -72,6 +72,11 @@ class Storage:
         """
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         found: list[pafs.FileInfo] = self._call(lambda: self.filesystem().get_file_info(selector), folder)
+        if not recursive and self.uri.startswith(("gs:", "gcs:")):
+            # There, pyarrow lists no folder that exists only by what lies in it.
+            below = [info.path[len(folder) :].lstrip("/").split("/") for info in self.list(folder, recursive=True)]
+            folders = {f"{folder}/{names[0]}" for names in below if len(names) > 1} - {info.path for info in found}
+            found += [pafs.FileInfo(path, pafs.FileType.Directory) for path in folders]
         return found
 
     def open(self, path: str) -> pa.NativeFile:
