@@ -19,6 +19,7 @@ from data.structured import explain
 from trainer.config import to_config
 from trainer.distributed import is_lost_peer
 from trainer.errors import ConfigError, PeerError, ShardFMError
+from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 
 C = TypeVar("C")
 
@@ -52,6 +53,11 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
         composed()
         if failures:
             raise failures[0]
+    except PreemptedError as stop:
+        # All ranks stopped together; rank 0 says it for them.
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\n{stop}\n", file=sys.stderr, flush=True)
+        sys.exit(PREEMPTED_EXIT_CODE)
     except PeerError as error:
         _end(str(error), speak=False)
     except (ConfigError, HydraException, OmegaConfBaseException) as error:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import sys
+
 from launch.cli import command
 from trainer.config import TrainConfig
-from trainer.distributed import process_group, worker_from_environment
+from trainer.distributed import Worker, process_group, worker_from_environment
 from trainer.logging.console import set_up_logging
 from trainer.loop import Result, train
 
@@ -16,11 +20,11 @@ def run(config: TrainConfig) -> None:
     with process_group(worker, timeout_s=config.distributed.timeout_s):
         result = train(config, worker)
         if worker.is_main:
-            print(summary(config, result), flush=True)
+            print(summary(config, result, worker), flush=True)
 
 
-def summary(config: TrainConfig, result: Result) -> str:
-    """The final figures and what to do next."""
+def summary(config: TrainConfig, result: Result, worker: Worker) -> str:
+    """The final figures, and commands for what a user would do next."""
     rate = "-" if result.samples_per_s is None else f"{result.samples_per_s:,.0f}"
     start = "" if result.resumed_at is None else f" (resumed at {result.resumed_at})"
     metrics = "\n".join(f"  test {name:<12} {value:.5f}" for name, value in result.metrics.items())
@@ -31,11 +35,25 @@ def summary(config: TrainConfig, result: Result) -> str:
   checkpoint        {result.checkpoint}
   tensorboard       {result.tensorboard}
 
-next:
-  tensorboard --logdir {config.run_dir}
-  python launch/evaluate.py checkpoint={result.checkpoint}
-  torchrun --standalone --nproc_per_node=2 launch/train.py <same arguments> epochs={config.epochs * 2}   # resumes
-  torchrun --standalone --nproc_per_node=2 launch/train.py <same arguments> model.embedding_dim=32 run_dir=runs/dim32"""
+look at the curves      {_bin()}tensorboard --logdir {config.run_dir}
+evaluate                {_bin()}python launch/evaluate.py checkpoint={result.checkpoint}
+resume, twice as long   {_again(worker, epochs=str(2 * config.epochs))}
+try another model       {_again(worker, **{"model.embedding_dim": "31", "run_dir": f"{config.run_dir}-dim31"})}"""
+
+
+def _bin() -> str:
+    """Where the commands are, if the shell would not find them by name."""
+    folder = os.path.dirname(sys.executable)
+    return "" if folder in os.environ.get("PATH", "").split(os.pathsep) else f"{os.path.relpath(folder)}/"
+
+
+def _again(worker: Worker, **changes: str) -> str:
+    """This job's own command line with some keys changed."""
+    hosts = worker.world_size // worker.local_world_size
+    where = "--standalone" if hosts == 1 else f"--nnodes={hosts} --rdzv_backend=c10d --rdzv_endpoint=HOST:PORT"
+    kept = [argument for argument in sys.argv[1:] if argument.partition("=")[0] not in changes]
+    arguments = shlex.join([*kept, *(f"{key}={value}" for key, value in changes.items())])
+    return f"{_bin()}torchrun {where} --nproc_per_node={worker.local_world_size} launch/train.py {arguments}"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 
-import torch.distributed as dist
-
-from data.damage import Damage
 from data.loader import BatchLoader, BatchStream
-from trainer.distributed import on_main
+from trainer.distributed import gather, on_main
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +26,7 @@ def total_skipped_rows(loader: BatchLoader, stream: BatchStream) -> int:
     policy = loader.options.damage
     if not policy.skip:
         return 0
-    reports: list[tuple[int, tuple[Damage, ...]]] = [(0, ())] * dist.get_world_size()
-    dist.all_gather_object(reports, (stream.skipped_rows, loader.damage))
+    reports = gather((stream.skipped_rows, loader.damage))
     damages = [damage for _, found in reports for damage in found]
     on_main(lambda: policy.check(damages, num_rows=loader.total_rows))
     total = sum(skipped for skipped, _ in reports)

@@ -147,11 +147,18 @@ def on_all(act: Callable[[], T]) -> T:
     return result
 
 
+def gather(value: T) -> list[T]:
+    """Every rank's value, in the order of the ranks, on every rank. All ranks must call this."""
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
 def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"
 
 
 def is_lost_peer(error: RuntimeError) -> bool:
     """Whether a collective failed because another rank is gone, rather than for a fault of its own."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "Connection refused")
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timeout caused pair closure")
     return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)

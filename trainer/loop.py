@@ -24,6 +24,7 @@ from trainer.logging.tensorboard import TensorBoard
 from trainer.metric import MetricSet
 from trainer.optimizer import Optimizers
 from trainer.pipeline import TrainPipeline
+from trainer.preemption import PreemptedError, PreemptionGuard
 from trainer.sharding import plan_markdown
 from trainer.throughput import Throughput
 
@@ -125,16 +126,17 @@ def train(config: TrainConfig, worker: Worker) -> Result:
     board_dir = job.tensorboard_dir if worker.is_main and config.logging.tensorboard else None
     progress = Progress(total_steps=job.total_steps, start_step=job.start_step, speak=worker.is_main)
     batches = job.train_loader.batches(job.start_step, job.total_steps)
-    with batches, progress, TensorBoard(board_dir, start_step=job.start_step) as board:
+    board = TensorBoard(board_dir, start_step=job.start_step)
+    with batches, progress, board, PreemptionGuard() as preemption:
         _describe(job, board)
-        result = _run(job, batches, board, progress)
+        result = _run(job, batches, board, progress, preemption)
     if worker.is_main:
         record = json.dumps(dataclasses.asdict(result), indent=1)
         Path(config.run_dir, "result.json").write_text(record + "\n", encoding="utf-8")
     return result
 
 
-def _run(job: Job, batches: BatchStream, board: TensorBoard, progress: Progress) -> Result:
+def _run(job: Job, batches: BatchStream, board: TensorBoard, progress: Progress, preemption: PreemptionGuard) -> Result:
     """The loop itself: step, measure, save, evaluate."""
     config, model, steps_per_epoch = job.config, job.assembled.model, job.train_loader.order.steps_per_epoch
     pipeline = TrainPipeline(model, job.optimizers.combined, job.worker.device)
@@ -147,15 +149,21 @@ def _run(job: Job, batches: BatchStream, board: TensorBoard, progress: Progress)
         job.assembled.dropout.advance(step)
         job.metrics.update(*pipeline.step(batches))
         throughput.step_done()
+        progress.step_done()
 
         done = step + 1
         last, epoch_ends = done == job.total_steps, done % steps_per_epoch == 0
         if done % config.logging.every_steps == 0 or last:
             _report(job, done, batches, throughput, board, progress)
-        if done % config.checkpoint.every_steps == 0 or last:
+        told_to_stop = preemption.agreed() if not last else None
+        if done % config.checkpoint.every_steps == 0 or last or told_to_stop:
             tensors = training_state(model, job.optimizers, job.metrics.global_sums())
             checkpoint = job.checkpoints.save(tensors, step=done, epoch=done // steps_per_epoch)
             throughput.pause()
+        if told_to_stop:
+            raise PreemptedError(
+                f"{told_to_stop}: saved {checkpoint} and stopped; the same command continues from there."
+            )
         if last or (epoch_ends and done // steps_per_epoch % config.eval_every_epochs == 0):
             with pipeline.detached() as plain:
                 test_metrics = evaluate(plain, job.test_loader, job.worker.device)
@@ -203,13 +211,13 @@ def _report(
         board.scalars("data", {"skipped_rows": total_skipped_rows(job.train_loader, batches)}, done)
     metrics, step_s = job.metrics.compute(), throughput.take_window()
     job.metrics.reset()
-    samples_per_s = job.config.global_batch_size / step_s
+    samples_per_s = job.config.global_batch_size / step_s if step_s else None
     board.scalars("train", {"loss": metrics["logloss"], **metrics}, done)
     board.scalars("learning_rate", job.optimizers.learning_rates(done - 1), done)
-    if step_s == step_s:  # not NaN: some step was timed
+    if step_s and samples_per_s:
         board.scalars("speed", {"samples_per_s": samples_per_s, "step_ms": 1000 * step_s}, done)
     board.flush()
-    progress.report(done, metrics, samples_per_s, step_s)
+    progress.report(done, metrics, step_s=step_s, samples_per_s=samples_per_s)
 
 
 def _report_test(metrics: dict[str, float], done: int, board: TensorBoard) -> None:

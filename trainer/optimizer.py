@@ -10,7 +10,7 @@ from torch import nn
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.optim.apply_optimizer_in_backward import apply_optimizer_in_backward
 from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
-from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizerWrapper
+from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
 from trainer.config import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
@@ -61,16 +61,14 @@ class Optimizers:
         self._config = config
         self._total_steps = total_steps
         self.sparse = model.fused_optimizer
-        dense = KeyedOptimizerWrapper(
+        self.dense = KeyedOptimizerWrapper(
             dict(in_backward_optimizer_filter(model.named_parameters())), lambda p: _dense(p, config.dense)
         )
-        # Without its state in place, loading a checkpoint would drop the moments silently.
-        dense.init_state()
-        self.dense = dense
-        clipped = dense
+        _materialize_state(self.dense)
+        clipped = self.dense
         if config.dense.max_grad_norm is not None:
             clipped = GradientClippingOptimizer(
-                dense, clipping=GradientClipping.NORM, max_gradient=config.dense.max_grad_norm
+                self.dense, clipping=GradientClipping.NORM, max_gradient=config.dense.max_grad_norm
             )
         self.combined = CombinedOptimizer([self.sparse, clipped])
 
@@ -86,6 +84,25 @@ class Optimizers:
             group["lr"] = rates["sparse"]
         for group in self.dense.param_groups:
             group["lr"] = rates["dense"]
+
+
+def _materialize_state(optimizer: KeyedOptimizer) -> None:
+    """Brings the lazily made state into being, all zeros as a fresh one starts.
+
+    Without it, loading a checkpoint would drop the moments silently. TorchRec's ``init_state`` takes a
+    step to get there, which would decay the weights and count as Adam's first: so it takes it at rate 0,
+    and what it counted is zeroed.
+    """
+    rates = [group["lr"] for group in optimizer.param_groups]
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    optimizer.init_state()
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for state in optimizer.state.values():
+        for value in state.values():
+            if isinstance(value, torch.Tensor):
+                value.zero_()
 
 
 def _dense(parameters: list[torch.Tensor], config: DenseOptimizerConfig) -> torch.optim.Optimizer:

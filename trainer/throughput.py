@@ -33,8 +33,8 @@ class Throughput:
         """What follows, until the next step is done, is not training."""
         self._since = None
 
-    def take_window(self) -> float:
-        """Seconds per step since the last call, NaN if none was counted."""
-        step_s = self._window_s / self._window_steps if self._window_steps else float("nan")
+    def take_window(self) -> float | None:
+        """Seconds per step since the last call, None if no step was counted."""
+        step_s = self._window_s / self._window_steps if self._window_steps else None
         self._window_steps, self._window_s = 0, 0.0
         return step_s

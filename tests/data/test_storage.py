@@ -17,7 +17,8 @@ from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
 from data.retry import Retry
-from data.storage import Storage, locate
+from data.schema import load_schema
+from data.storage import Storage, locate, read_bytes
 from tests.data.object_store import CREDENTIALS, ObjectStore, object_store
 from tests.data.shards import numbered_schema, served_rows, write_shards
 
@@ -167,7 +168,22 @@ def test_footers_that_the_index_hands_over_are_not_read_again(store: ObjectStore
     gets = [path for method, path in store.requests if method == "GET"]
     assert rows == list(range(40, 60))
     assert footers >= 3
-    assert len(gets) == 1  # one row group, its columns in one request
+    assert len(gets) == 2  # one row group: its columns in one request, its lists in another
+
+
+def test_a_schema_and_its_vocabulary_are_read_from_s3(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary" / "site.txt").write_text("site-1\nsite-2\n")
+    site = "{name: site, kind: vocabulary, vocabulary: vocabulary/site.txt}"
+    (tmp_path / "schema.yaml").write_text(f"label: click\nsparse: [{site}]\n")
+    store.upload(tmp_path, "schemas/v1")
+    schema = load_schema("s3://schemas/v1/schema.yaml", read=lambda path: read_bytes(path, store.options, QUICK))
+    assert schema.sparse[0].num_embeddings == 4  # null, unknown and two values
+
+
+def test_a_schema_that_is_not_on_s3_is_told(store: ObjectStore) -> None:
+    with pytest.raises(DataError, match=r"s3://clicks/schema\.yaml: cannot read the schema \(.*does not exist"):
+        load_schema("s3://clicks/schema.yaml", read=lambda path: read_bytes(path, store.options, QUICK))
 
 
 def test_nothing_at_a_prefix_is_told(store: ObjectStore) -> None:
@@ -175,19 +191,32 @@ def test_nothing_at_a_prefix_is_told(store: ObjectStore) -> None:
         remote_index(store, "s3://clicks/tran")
 
 
+def first_requests(store: ObjectStore, kind: str, *, count: int, part: str) -> None:
+    """The first requests for some part of a path fail; a HEAD has no body that could be cut."""
+
+    def fault(number: int, method: str, path: str) -> str | None:
+        fails = part in path and len(store.faults) < count and (kind != "cut" or method == "GET")
+        return kind if fails else None
+
+    store.calm()
+    store.fault = fault
+
+
 @pytest.mark.parametrize("kind", ["busy", "drop", "cut"])
 def test_reading_survives_a_server_that_fails_for_a_while(
     store: ObjectStore, kind: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # pyarrow itself tries three times: four failures in a row, twice, need our own attempts, too.
-    def fault(number: int, method: str, path: str) -> str | None:
-        return kind if number % 10 < 4 and len(store.faults) < 8 and (kind != "cut" or method == "GET") else None
-
-    store.fault = fault
+    # pyarrow itself tries three or four times: more failures in a row need our own attempts, too.
     with caplog.at_level(logging.WARNING):
-        assert all_rows(remote_index(store)) == list(range(100))
-    assert len(store.faults) == 8
-    assert any("trying again in" in record.message for record in caplog.records)
+        first_requests(store, kind, count=5, part="clicks")
+        index = remote_index(store)
+        assert len(store.faults) == 5
+        assert any("s3://clicks/train: " in r.message and "trying again in" in r.message for r in caplog.records)
+        caplog.clear()
+        first_requests(store, kind, count=9, part="part-001")  # for two tasks that read it at once
+        assert all_rows(index) == list(range(100))
+        assert len(store.faults) == 9
+        assert any("part-001.parquet: " in r.message and "trying again in" in r.message for r in caplog.records)
 
 
 def test_a_refused_access_is_not_tried_again(store: ObjectStore) -> None:
@@ -220,7 +249,7 @@ def test_a_bucket_that_is_gone_in_mid_run_ends_the_job_under_either_policy(
 ) -> None:
     store.upload(shards, "doomed/train")
     index = remote_index(store, "s3://doomed/train")
-    store.direct().delete_dir("doomed")
+    store.delete_bucket("doomed")
     policy = DamagePolicy(skip=skip, max_skipped_rows=1000)
     with pytest.raises(StorageError, match=r"s3://doomed/train/part-00\d\.parquet: is gone, and so is 's3://doomed'"):
         all_rows(index, LoaderOptions(damage=policy))

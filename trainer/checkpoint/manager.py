@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import platform
 import time
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+import torch.distributed as dist
 
 from data.order import SampleOrder
 from data.schema import Schema
 from trainer.checkpoint import state, storage
 from trainer.checkpoint.storage import Manifest
-from trainer.config import CheckpointConfig, TrainConfig
-from trainer.distributed import on_main
+from trainer.config import TrainConfig
+from trainer.distributed import gather, on_all, on_main
 from trainer.errors import CheckpointError, ConfigError
 from trainer.inputs import Dataset
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 _PACKAGES = ("shardfm", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "numpy")
 
@@ -69,6 +75,11 @@ class CheckpointManager:
         started = time.monotonic()
         staged = on_main(lambda: storage.stage(self.directory, step))
         state.write(tensors, staged)
+        # Each rank reads back what it wrote itself, so that the checksums cost no rank the whole checkpoint.
+        rank = dist.get_rank()
+        own = [*staged.glob(f"__{rank}_*"), *(staged.glob(".metadata") if rank == 0 else ())]
+        measured = gather(on_all(lambda: storage.measure(own)))
+        files = {name: file for part in measured for name, file in part.items()}
 
         def finish() -> Path:
             manifest = Manifest(
@@ -78,7 +89,7 @@ class CheckpointManager:
                 config=dataclasses.asdict(self._config),
                 versions=_versions(),
                 world_size=self._world_size,
-                files={},
+                files=files,
             )
             path = storage.commit(self.directory, manifest)
             for old in storage.committed(self.directory)[: -self._config.checkpoint.keep_last]:
@@ -96,7 +107,22 @@ class CheckpointManager:
             CheckpointError: The checkpoint is damaged, or made for another schema, data set, model or
                 order.
         """
-        return on_main(lambda: _find_resume(self.directory, self._config.checkpoint, self._identity))
+        resume = self._config.checkpoint.resume
+        candidates = on_main(lambda: _candidates(self.directory, resume))
+        damages: list[str] = []
+        for path in reversed(candidates):
+            manifest, damage = _read_together(path)
+            if manifest is not None:
+                return on_main(functools.partial(self._accept, path, manifest, damages))
+            damages.append(damage)
+        return on_main(functools.partial(_start_anew, self.directory, resume, damages))
+
+    def _accept(self, path: Path, manifest: Manifest, damages: list[str]) -> Resume:
+        for damage in damages:
+            logger.warning("%s Falling back to the one before it.", damage)
+        remedy = "Change it back, or set run_dir to a new directory to start another run."
+        check_identity(path, manifest.identity, self._identity, remedy=remedy)
+        return Resume(path, manifest)
 
 
 def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> dict[str, Any]:
@@ -110,7 +136,7 @@ def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> d
         "seed": config.seed,
         "global_batch_size": order.global_batch_size,
         "data.lanes": order.lanes,
-        "data.window_rows": config.data.window_rows,
+        "data.window_rows": order.window_rows,
     }
 
 
@@ -136,33 +162,44 @@ def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], *
         raise CheckpointError(f"{path}: does not fit this run: {listed}. {remedy}")
 
 
-def _find_resume(directory: Path, config: CheckpointConfig, identity: dict[str, Any]) -> Resume | None:
+def _candidates(directory: Path, resume: str) -> list[Path]:
+    """The checkpoints that a run may continue from, the best last."""
     found = storage.committed(directory)
-    if config.resume == "none":
-        if found:
-            raise ConfigError(
-                f"checkpoint.resume is 'none', but {directory} holds {len(found)} checkpoints of an earlier run; "
-                "set run_dir to a new directory, remove that one, or use checkpoint.resume=auto."
-            )
-        return None
-    if config.resume != "auto":
-        found = [Path(config.resume)]
-    for path in reversed(found):
-        try:
-            manifest = storage.read_manifest(path)
-        except CheckpointError as damage:
-            if config.resume != "auto":
-                raise
-            logger.warning("%s Falling back to the one before it.", damage)
-            continue
-        remedy = "Change it back, or set run_dir to a new directory to start another run."
-        check_identity(path, manifest.identity, identity, remedy=remedy)
-        return Resume(path, manifest)
-    if found:
-        raise CheckpointError(
-            f"{directory}: all {len(found)} checkpoints are damaged; set run_dir to a new directory to start anew."
+    if resume == "none" and found:
+        raise ConfigError(
+            f"checkpoint.resume is 'none', but {directory} holds {len(found)} checkpoints of an earlier run; "
+            "set run_dir to a new directory, remove that one, or use checkpoint.resume=auto."
         )
-    return None
+    return found if resume in ("auto", "none") else [Path(resume)]
+
+
+def _start_anew(directory: Path, resume: str, damages: list[str]) -> None:
+    """Nothing to continue from is fine only if there never was anything."""
+    if damages and resume == "auto":
+        raise CheckpointError(
+            f"{directory}: all {len(damages)} checkpoints are damaged, the newest of them so: {damages[0]} "
+            "Set run_dir to a new directory to start anew."
+        )
+    if damages:
+        raise CheckpointError(damages[0])
+
+
+def _read_together(path: Path) -> tuple[Manifest | None, str]:
+    """The manifest of an intact checkpoint, or None and what is damaged; each rank verifies its share of the files."""
+
+    def attempt(act: Callable[[], T]) -> tuple[T | None, str]:
+        try:
+            return act(), ""
+        except CheckpointError as damage:
+            return None, str(damage)
+
+    manifest, damage = on_main(lambda: attempt(lambda: storage.read_manifest(path)))
+    if manifest is None:
+        return None, damage
+    share = sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()]
+    _, damage = attempt(lambda: storage.verify(path, {name: manifest.files[name] for name in share}))
+    damages = [message for message in gather(damage) if message]
+    return (None, damages[0]) if damages else (manifest, "")
 
 
 def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

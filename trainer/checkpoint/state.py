@@ -8,9 +8,11 @@ from typing import Any
 import torch
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from trainer.checkpoint.trusted import TrustedReader
 from trainer.errors import CheckpointError
 from trainer.metric import MetricSet
 from trainer.optimizer import Optimizers
@@ -41,7 +43,7 @@ def write(state: dict[str, Any], path: Path) -> None:
         CheckpointError: Some rank could not write; raised on all ranks.
     """
     try:
-        save(state, checkpoint_id=path)
+        save(state, storage_writer=FileSystemWriter(path))
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}") from cause
 
@@ -53,7 +55,7 @@ def read(state: dict[str, Any], path: Path) -> None:
         CheckpointError: A tensor is missing or has another shape, or a file is damaged; raised on all ranks.
     """
     try:
-        load(state, checkpoint_id=path)
+        load(state, storage_reader=TrustedReader(path))
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be loaded: {_reasons(cause)}") from cause
 

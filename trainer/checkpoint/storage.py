@@ -3,17 +3,19 @@
 ::
 
     checkpoints/step-00000500/            committed: the name is given by one rename, the last act
-        manifest.json                     step, epoch, identity, config, versions, sizes of the files
+        manifest.json                     step, epoch, identity, config, versions, sizes and checksums
         .metadata  __0_0.distcp ...       torch.distributed.checkpoint
     checkpoints/.staging-step-00000600/   being written, or left behind by a crash: never read
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,19 @@ from trainer.errors import CheckpointError
 MANIFEST = "manifest.json"
 _COMMITTED = re.compile(r"step-(\d{8,})")
 _FORMAT = 1
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file of a checkpoint as it was written.
+
+    Attributes:
+        num_bytes: Its size.
+        sha256: Its checksum, hexadecimal.
+    """
+
+    num_bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +51,7 @@ class Manifest:
         config: The resolved config of the run.
         versions: Of the packages that wrote it.
         world_size: Ranks that wrote it.
-        files: Sizes in bytes by file name.
+        files: The files by name.
         format: Of the checkpoint's layout.
     """
 
@@ -46,7 +61,7 @@ class Manifest:
     config: dict[str, Any]
     versions: dict[str, str]
     world_size: int
-    files: dict[str, int]
+    files: dict[str, StoredFile]
     format: int = _FORMAT
 
 
@@ -75,15 +90,14 @@ def commit(directory: Path, manifest: Manifest) -> Path:
 
     Args:
         directory: Of the run's checkpoints.
-        manifest: Without ``files``, which are measured here.
+        manifest: What it says about itself.
 
     Returns:
         The committed directory.
     """
     staged, target = staging_path(directory, manifest.step), committed_path(directory, manifest.step)
-    sizes = {path.name: path.stat().st_size for path in sorted(staged.iterdir())}
     with open(staged / MANIFEST, "w", encoding="utf-8") as file:
-        json.dump({**asdict(manifest), "files": sizes}, file, indent=1)
+        json.dump(asdict(manifest), file, indent=1)
         file.flush()
         os.fsync(file.fileno())
     _sync_directory(staged)
@@ -118,21 +132,48 @@ def read_manifest(path: Path) -> Manifest:
     if not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint directory.")
     try:
-        manifest = Manifest(**json.loads((path / MANIFEST).read_text(encoding="utf-8")))
+        values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        files = {name: StoredFile(**file) for name, file in values.pop("files").items()}
+        manifest = Manifest(**values, files=files)
     except FileNotFoundError as cause:
         raise CheckpointError(
             f"{path}: has no {MANIFEST}, so it is not a committed checkpoint; name a step-... directory."
         ) from cause
-    except (OSError, ValueError, TypeError) as cause:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as cause:
         raise CheckpointError(f"{path / MANIFEST}: cannot be read ({cause}); the checkpoint is damaged.") from cause
     if manifest.format != _FORMAT:
         raise CheckpointError(f"{path}: has format {manifest.format}, but this version reads format {_FORMAT}.")
-    for name, size in manifest.files.items():
+    for name, file in manifest.files.items():
         actual = (path / name).stat().st_size if (path / name).exists() else None
-        if actual != size:
-            state = "is missing" if actual is None else f"has {actual} bytes instead of {size}"
+        if actual != file.num_bytes:
+            state = "is missing" if actual is None else f"has {actual} bytes instead of {file.num_bytes}"
             raise CheckpointError(f"{path / name}: {state}; the checkpoint is damaged.")
     return manifest
+
+
+def measure(paths: Iterable[Path]) -> dict[str, StoredFile]:
+    """Sizes and checksums of files, by name."""
+    return {path.name: StoredFile(path.stat().st_size, _sha256(path)) for path in paths}
+
+
+def verify(path: Path, files: Mapping[str, StoredFile]) -> None:
+    """Reads files of a checkpoint and compares their checksums.
+
+    Raises:
+        CheckpointError: One cannot be read or does not hold what was written.
+    """
+    for name, file in files.items():
+        try:
+            actual = _sha256(path / name)
+        except OSError as cause:
+            raise CheckpointError(f"{path / name}: cannot be read ({cause}); the checkpoint is damaged.") from cause
+        if actual != file.sha256:
+            raise CheckpointError(f"{path / name}: its checksum is not the one recorded; the checkpoint is damaged.")
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync_directory(path: Path) -> None:

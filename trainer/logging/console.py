@@ -53,24 +53,31 @@ class Progress:
             self._redirect = logging_redirect_tqdm()
             self._redirect.__enter__()
 
-    def report(self, step: int, metrics: Mapping[str, float], samples_per_s: float, step_s: float) -> None:
+    def step_done(self) -> None:
+        """Moves the line on a terminal by a step."""
+        if self._bar is not None:
+            self._bar.update()
+
+    def report(
+        self, step: int, metrics: Mapping[str, float], *, samples_per_s: float | None, step_s: float | None
+    ) -> None:
         """Tells where the run stands.
 
         Args:
             step: Steps completed.
             metrics: Since the last report.
-            samples_per_s: Over all ranks, since the last report.
-            step_s: Seconds for a step, since the last report.
+            samples_per_s: Over all ranks, since the last report; None if no step was timed.
+            step_s: Seconds for a step, since the last report; None likewise.
         """
         if not self._speak:
             return
-        figures = f"logloss {metrics['logloss']:.5f}  auc {metrics['auc']:.5f}  {samples_per_s:,.0f} samples/s"
+        rate = "-" if samples_per_s is None else f"{samples_per_s:,.0f}"
+        figures = f"logloss {metrics['logloss']:.5f}  auc {metrics['auc']:.5f}  {rate} samples/s"
         if self._bar is not None:
-            self._bar.set_postfix_str(figures, refresh=False)
-            self._bar.update(step - self._bar.n)
+            self._bar.set_postfix_str(figures)
             return
-        left_s = (self._total - step) * step_s
-        logger.info("step %d/%d  %s  eta %s", step, self._total, figures, tqdm.format_interval(left_s))
+        eta = "-" if step_s is None else tqdm.format_interval((self._total - step) * step_s)
+        logger.info("step %d/%d  %s  eta %s", step, self._total, figures, eta)
 
     def __enter__(self) -> Progress:
         return self

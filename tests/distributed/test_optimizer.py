@@ -1,0 +1,69 @@
+"""The dense optimizer starts as torch's own would, and learns what the schedule says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from tests.ranks import results_of, run_ranks
+from trainer.config import DENSE_OPTIMIZERS, TrainConfig
+from trainer.distributed import Worker
+from trainer.loop import build
+from trainer.model.ctr import CTRModel
+
+pytestmark = pytest.mark.distributed
+
+
+def first_steps(worker: Worker, config: TrainConfig) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """Two steps of the dense optimizer with known gradients, beside torch's own with the same ones."""
+    job = build(config, worker)
+    wrapped = job.assembled.model.module
+    model = wrapped.module if hasattr(wrapped, "module") else wrapped
+    assert isinstance(model, CTRModel)
+    ours = list(model.head_sum.parameters())
+    theirs = [p.detach().clone().requires_grad_() for p in ours]
+    names = {
+        "sgd": torch.optim.SGD,
+        "adagrad": torch.optim.Adagrad,
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+    }
+    dense = config.optimizer.dense
+    plain = names[dense.name](theirs, lr=dense.lr, weight_decay=dense.weight_decay)
+    generator = torch.Generator().manual_seed(0)
+    for step in range(2):
+        job.optimizers.set_learning_rates(step)
+        job.optimizers.combined.zero_grad()
+        for a, b in zip(ours, theirs, strict=True):
+            gradient = torch.randn(a.shape, generator=generator)
+            a.grad, b.grad = gradient, gradient.clone()
+        job.optimizers.combined.step()
+        plain.step()
+    return [p.detach().clone() for p in ours], [p.detach() for p in theirs]
+
+
+@pytest.mark.parametrize("name", DENSE_OPTIMIZERS)
+def test_dense_optimizer_steps_like_torch_from_the_first_step_on(
+    name: str, make_config: Callable[..., TrainConfig]
+) -> None:
+    config = make_config(optimizer={"dense": {"name": name, "lr": 0.01, "weight_decay": 0.1}})
+    ((ours, theirs),) = results_of(run_ranks(1, first_steps, config))
+    for a, b in zip(ours, theirs, strict=True):
+        assert torch.equal(a, b)
+
+
+def refused(worker: Worker, config: TrainConfig) -> None:
+    build(config, worker)
+
+
+def test_an_optimizer_that_the_device_lacks_is_refused(make_config: Callable[..., TrainConfig]) -> None:
+    (error,) = run_ranks(1, refused, make_config(optimizer={"sparse": {"name": "adam"}}))
+    assert "optimizer.sparse.name is 'adam', which FBGEMM's CPU kernels do not have" in str(error)
+
+
+def test_tables_that_fit_nowhere_are_refused_with_remedies(make_config: Callable[..., TrainConfig]) -> None:
+    (error,) = run_ranks(1, refused, make_config(sharding={"ddr_cap_gib": 1e-6}))
+    assert "sharding: no plan fits 4 tables onto 1 ranks" in str(error)
+    assert "use more ranks" in str(error)

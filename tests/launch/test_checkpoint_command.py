@@ -1,0 +1,98 @@
+"""``launch/checkpoint.py`` tells what is in a checkpoint and whether it is intact."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch.checkpoint import main
+from tests.launch.processes import run_python
+from tests.ranks import results_of, run_ranks
+from trainer.checkpoint import storage
+from trainer.checkpoint.trusted import read_metadata
+from trainer.config import TrainConfig
+from trainer.distributed import Worker
+from trainer.errors import CheckpointError
+from trainer.loop import train
+
+pytestmark = pytest.mark.distributed
+
+
+def run_training(worker: Worker, config: TrainConfig) -> str:
+    return train(config, worker).checkpoint
+
+
+@pytest.fixture
+def checkpoint(make_config: Callable[..., TrainConfig]) -> Path:
+    return Path(results_of(run_ranks(2, run_training, make_config(max_steps=2)))[0])
+
+
+def test_inspect_shows_position_tensors_config_and_versions(checkpoint: Path) -> None:
+    done = run_python("launch/checkpoint.py", "inspect", str(checkpoint))
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout.startswith("step 2, epoch 0, written by 2 ranks")
+    (table,) = (line for line in done.stdout.splitlines() if "model.embeddings.embedding_bags.row_id.weight" in line)
+    assert "1,000 x 8" in table
+    assert "float32" in table
+    assert "  torchrec " in done.stdout
+    assert "  embedding_dim: 7" in done.stdout
+
+
+def test_verify_accepts_an_intact_checkpoint(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", str(checkpoint)]) == 0
+    assert "intact: 3 files" in capsys.readouterr().out
+
+
+def test_verify_names_a_flipped_bit(checkpoint: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = checkpoint / "__1_0.distcp"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    assert main(["verify", str(checkpoint)]) == 2
+    assert f"error: {file}: its checksum is not the one recorded" in capsys.readouterr().err
+
+
+class Planted:
+    """What an attacker would put into a pickle."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return os.mkdir, (str(self._target),)
+
+
+def test_code_in_the_metadata_is_refused_by_name_and_not_run(checkpoint: Path, tmp_path: Path) -> None:
+    path, target = checkpoint / ".metadata", tmp_path / "owned"
+    path.write_bytes(pickle.dumps(Planted(target)))
+    with pytest.raises(CheckpointError, match=r"asks for 'posix.mkdir', for which a checkpoint has no use; refused"):
+        read_metadata(path)
+    assert not target.exists()
+
+
+def test_a_checkpoint_with_planted_code_ends_a_resume(
+    checkpoint: Path, make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    target = tmp_path / "owned"
+    (checkpoint / ".metadata").write_bytes(pickle.dumps(Planted(target)))
+    manifest = json.loads((checkpoint / storage.MANIFEST).read_text())
+    files = storage.measure(sorted(checkpoint.glob("[_.]*")))
+    forged = {**manifest, "files": {name: dataclasses.asdict(file) for name, file in files.items()}}
+    (checkpoint / storage.MANIFEST).write_text(json.dumps(forged))
+    outcomes = run_ranks(2, run_training, make_config(max_steps=4))
+    assert all(isinstance(outcome, CheckpointError) for outcome in outcomes), outcomes
+    assert "asks for 'posix.mkdir'" in str(outcomes[0])
+    assert not target.exists()
+
+
+def test_metadata_that_is_no_pickle_is_damage(tmp_path: Path) -> None:
+    (tmp_path / ".metadata").write_bytes(b"\x00\x01nonsense")
+    with pytest.raises(CheckpointError, match=r".metadata: cannot be read .*; the checkpoint is damaged"):
+        read_metadata(tmp_path / ".metadata")

@@ -1,0 +1,58 @@
+"""The same job on CUDA devices: NCCL, pinned memory, side streams. Runs where a GPU is found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.launch.processes import run_python, run_torchrun
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+
+def metrics_of(run_dir: Path) -> dict[str, float]:
+    metrics: dict[str, float] = json.loads((run_dir / "result.json").read_text())["metrics"]
+    return metrics
+
+
+@pytest.mark.parametrize("sharding", ["table_wise", "row_wise"])
+def test_demo_on_all_gpus_agrees_with_the_cpu(sharding: str, tmp_path: Path) -> None:
+    world_size = 2 if torch.cuda.device_count() >= 2 else 1
+    # Masks are drawn by the device's own generator: without dropout both devices do the same arithmetic.
+    arguments = ["experiment=adult", "epochs=2", "model.heads.dnn.dropout=0", f"sharding={sharding}"]
+    for device in ("cuda", "cpu"):
+        done = run_torchrun(
+            world_size, "launch/train.py", *arguments, f"device={device}", f"run_dir={tmp_path / device}"
+        )
+        assert done.exit_code == 0, done.stderr
+    on_gpu, on_cpu = metrics_of(tmp_path / "cuda"), metrics_of(tmp_path / "cpu")
+    # The tables' initial values differ by device, so the figures agree as two seeds would.
+    assert on_gpu["auc"] == pytest.approx(on_cpu["auc"], abs=2e-3)
+    assert on_gpu["logloss"] == pytest.approx(on_cpu["logloss"], abs=5e-3)
+
+
+def test_a_run_moves_between_gpu_and_cpu(tmp_path: Path) -> None:
+    arguments = ["launch/train.py", "experiment=adult", "epochs=1", f"run_dir={tmp_path}"]
+    assert run_python(*arguments, "device=cuda", "max_steps=20").exit_code == 0
+    continued = run_python(*arguments, "device=cpu")
+    assert continued.exit_code == 0, continued.stderr
+    assert "(resumed at 20)" in continued.stdout
+
+
+def test_fused_adam_trains_the_tables(tmp_path: Path) -> None:
+    arguments = [
+        "experiment=adult",
+        "epochs=1",
+        "device=cuda",
+        "optimizer.sparse.name=adam",
+        "optimizer.sparse.lr=0.001",
+    ]
+    done = run_python("launch/train.py", *arguments, f"run_dir={tmp_path}")
+    assert done.exit_code == 0, done.stderr
+    assert metrics_of(tmp_path)["auc"] > 0.9

@@ -1,0 +1,142 @@
+"""``launch/train.py`` as users start it: figures, event files, kills, mistakes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.checkpoints import assert_equal_bits, tensors_of
+from tests.launch.processes import RunningJob, run_python, run_torchrun
+
+pytestmark = pytest.mark.distributed
+
+SMALL = ("epochs=1", "global_batch_size=16", "eval_global_batch_size=16", "model.heads.dnn.layers=[8]")
+
+
+def own_data(root: Path, *more: str) -> list[str]:
+    run_dir = f"run_dir={root.parent / 'run'}"
+    return ["launch/train.py", "data=parquet", f"data.root={root}", *SMALL, run_dir, *more]
+
+
+def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
+    done = run_torchrun(2, "launch/train.py", "experiment=adult", f"run_dir={tmp_path}")
+    assert done.exit_code == 0, done.stderr
+    figures = dict(re.findall(r"^  test (\w+) +([\d.]+)$", done.stdout, re.MULTILINE))
+    assert sorted(figures) == ["auc", "calibration", "logloss", "ne"]
+    assert float(figures["auc"]) >= 0.915
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert f"{result['metrics']['auc']:.5f}" == figures["auc"]
+    assert Path(result["checkpoint"]).is_dir()
+
+    events = EventAccumulator(result["tensorboard"], size_guidance={"scalars": 0})
+    events.Reload()
+    metrics = ("auc", "ne", "logloss", "calibration")
+    expected = {f"{group}/{name}" for group in ("train", "test") for name in metrics}
+    expected |= {"train/loss", "speed/samples_per_s", "speed/step_ms", "learning_rate/sparse", "learning_rate/dense"}
+    assert set(events.Tags()["scalars"]) == expected
+    assert events.Scalars("test/auc")[-1].value == pytest.approx(result["metrics"]["auc"])
+    config = events.Tensors("run/config/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert "embedding_dim: 15" in config
+    assert "| workclass |" in events.Tensors("run/sharding_plan/text_summary")[0].tensor_proto.string_val[0].decode()
+
+    evaluated = run_python("launch/evaluate.py", f"checkpoint={result['checkpoint']}", "data=adult")
+    assert evaluated.exit_code == 0, evaluated.stderr
+    assert dict(re.findall(r"^test (\w+) +([\d.]+)$", evaluated.stdout, re.MULTILINE)) == figures
+
+
+def test_killed_in_mid_epoch_it_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    def arguments(run: str) -> list[str]:
+        options = ["epochs=2", "checkpoint.every_steps=20", "logging.every_steps=1"]
+        return ["launch/train.py", "experiment=adult", f"run_dir={tmp_path / run}", *options]
+
+    job = RunningJob(2, *arguments("killed"), log=tmp_path / "log")
+    job.wait_for(lambda output: "step 27/128" in output)
+    job.kill()
+    again = run_torchrun(2, *arguments("killed"))
+    assert again.exit_code == 0, again.stderr
+    resumed = re.search(r"adult: 128 steps \(resumed at (\d+)\)", again.stdout)
+    assert resumed is not None, again.stdout
+    assert int(resumed[1]) in range(20, 128, 20)
+
+    whole = run_torchrun(2, *arguments("whole"))
+    assert whole.exit_code == 0, whole.stderr
+    last = Path("checkpoints", "step-00000128")
+    assert_equal_bits(tensors_of(tmp_path / "killed" / last), tensors_of(tmp_path / "whole" / last))
+
+
+def test_without_torchrun_it_is_a_world_of_one(click_log: Path) -> None:
+    done = run_python(*own_data(click_log))
+    assert done.exit_code == 0, done.stderr
+    assert "1 ranks on cpu" in done.stderr
+    assert "test auc" in done.stdout
+
+
+def edited_schema(click_log: Path, edit: str, value: object) -> list[str]:
+    schema = yaml.safe_load((click_log / "schema.yaml").read_text())
+    if edit == "label":
+        schema["label"] = value
+    else:
+        schema[edit].append(value)
+    (click_log / "schema.yaml").write_text(yaml.safe_dump(schema))
+    return own_data(click_log)
+
+
+def wrong_column_name(root: Path) -> list[str]:
+    return edited_schema(root, "sparse", {"name": "sit", "kind": "hash", "num_embeddings": 9})
+
+
+def missing_label(root: Path) -> list[str]:
+    return edited_schema(root, "label", "clicked")
+
+
+def string_for_a_number(root: Path) -> list[str]:
+    return edited_schema(root, "dense", {"name": "site_number", "column": "site"})
+
+
+def no_files(root: Path) -> list[str]:
+    return own_data(root, f"data.train={root}/trian/*.parquet")
+
+
+def config_typo(root: Path) -> list[str]:
+    return own_data(root, "model.embeding_dim=32")
+
+
+def lanes_of_three(root: Path) -> list[str]:
+    return own_data(root, "data.lanes=3", "global_batch_size=15", "eval_global_batch_size=15")
+
+
+MISTAKES = {
+    wrong_column_name: r"part-0.parquet: column 'sit' \(sparse feature 'sit'\) is missing. Did you mean 'site'\?",
+    missing_label: r"part-0.parquet: column 'clicked' \(the label\) is missing. Did you mean 'click'\? Known names: ",
+    string_for_a_number: r"part-0.parquet: column 'site' has type string, but dense feature 'site_number'",
+    no_files: r"data.train: '.*/trian/\*.parquet' matches no Parquet file",
+    config_typo: r"unknown key 'model.embeding_dim'. Did you mean 'embedding_dim'\? Known names: embedding_dim, heads",
+    lanes_of_three: r"a world of 2 workers cannot share data.lanes=3 equally; start 1 or 3 workers",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
+def test_mistakes_end_all_ranks_with_one_message(mistake: object, click_log: Path) -> None:
+    assert callable(mistake)
+    done = run_torchrun(2, *mistake(click_log))
+    assert done.exit_code != 0
+    spoken = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+    assert len(spoken) == 1, done.stderr
+    assert re.search(MISTAKES[mistake], spoken[0])
+    # torchrun's own trace is there, ours is not: the message says it all.
+    assert "trainer/" not in done.stderr
+
+
+def test_checkpoint_of_another_schema_is_refused_with_the_difference(click_log: Path) -> None:
+    assert run_python(*own_data(click_log)).exit_code == 0
+    schema = (click_log / "schema.yaml").read_text()
+    (click_log / "schema.yaml").write_text(schema.replace("num_embeddings: 40", "num_embeddings: 41"))
+    done = run_torchrun(2, *own_data(click_log))
+    assert done.exit_code != 0
+    (spoken,) = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+    assert "does not fit this run: schema.sparse.site.num_embeddings: 40 in the checkpoint, 41 here." in spoken

@@ -1,0 +1,32 @@
+"""Row layout, and fields in an order that does not depend on the sharding plan."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torchrec.sparse.jagged_tensor import KeyedTensor
+
+from trainer.model.embeddings import FieldVectors, row_width
+
+
+@pytest.mark.parametrize(("factors", "width"), [(1, 4), (3, 4), (7, 8), (8, 12), (15, 16), (16, 20), (128, 132)])
+def test_rows_hold_factors_and_weight_padded_to_four(factors: int, width: int) -> None:
+    assert row_width(factors) == width
+
+
+def fields(keys: list[str], values_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    module = FieldVectors(["a", "b"], num_dense=1, embedding_dim=2, std=1.0)
+    with torch.no_grad():
+        module.dense_weights.fill_(10.0)
+        module.dense_vectors.copy_(torch.tensor([[100.0, 1000.0]]))
+    first_order_BM, vectors_BMD = module(KeyedTensor(keys, [4, 4], values_BK), torch.tensor([[0.5]]))
+    return first_order_BM.detach(), vectors_BMD.detach()
+
+
+def test_fields_come_in_canonical_order_whatever_the_plan() -> None:
+    a, b = torch.tensor([1.0, 2.0, 3.0, 0.0]), torch.tensor([4.0, 5.0, 6.0, 0.0])
+    for keys, values in ((["a", "b"], torch.cat([a, b])), (["b", "a"], torch.cat([b, a]))):
+        first_order_BM, vectors_BMD = fields(keys, values.unsqueeze(0))
+        assert first_order_BM.tolist() == [[3.0, 6.0, 5.0]]
+        assert vectors_BMD.tolist() == [[[1.0, 2.0], [4.0, 5.0], [50.0, 500.0]]]
