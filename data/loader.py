@@ -9,14 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from data.assemble import Assembler
+import numpy as np
+
+from data.assemble import Assembler, batch_bytes_per_row
 from data.batch import Batch
 from data.counters import FeatureCounts
 from data.damage import Damage, DamageLog, DamagePolicy
 from data.index import DatasetIndex
 from data.order import SampleOrder
+from data.reader import decoding_bytes, held_bytes_per_row
 from data.schema import Schema
 from data.windows import Windows
+
+ALLOCATORS_KEEP_BYTES = 96 << 20
+"""Freed memory that the allocators of Arrow and C keep for reuse: measured, 40 to 80 MiB."""
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,24 @@ class BatchLoader:
         Starting anywhere is a seek: nothing before ``start_step`` is read but the rest of its windows.
         """
         return BatchStream(self, start_step, stop_step)
+
+    def memory_bytes(self) -> int:
+        """The most host memory that a stream holds, in bytes, whatever the size of the row groups.
+
+        lanes of this worker x 2 windows x rows of a window x bytes per row
+        + threads x what a task holds + ready batches + what the allocators keep. A window has
+        ``window_rows`` rows, and up to one row group more. See ``reader.held_bytes_per_row`` and
+        ``reader.decoding_bytes``.
+        """
+        schema, largest_group = self.schema, int(self.index.row_counts.max())
+        plan = self.order.epoch_plan(0)
+        num_windows, largest_window = len(plan.windows), int(np.diff(plan.starts).max())
+        windows = min(2 * len(self.lanes), num_windows) * largest_window * held_bytes_per_row(schema)
+        tasks = self.options.num_threads * decoding_bytes(schema, largest_group, largest_window)
+        # Waiting to be asked for, being made, and in the hands of the consumer.
+        num_batches = self.options.prefetch_batches + 2
+        rows = len(self.lanes) * self.order.rows_per_lane_step
+        return windows + tasks + num_batches * rows * batch_bytes_per_row(schema) + ALLOCATORS_KEEP_BYTES
 
     def windows(self, stop_step: int, pool: ThreadPoolExecutor) -> Windows:
         """The decoded windows of this worker's lanes, up to a step."""

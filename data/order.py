@@ -102,7 +102,7 @@ class SampleOrder:
         self.rows_per_lane_step = global_batch_size // lanes
         self.lane_rows = -(-self.num_rows // lanes)
         self.steps_per_epoch = -(-self.lane_rows // self.rows_per_lane_step)
-        self._window_rows = window_rows
+        self.window_rows = window_rows
         self._shuffle = shuffle
         self._seed = seed
         self.epoch_plan = lru_cache(maxsize=4)(self._epoch_plan)
@@ -195,7 +195,7 @@ class SampleOrder:
         for position, group in enumerate(filled):
             window.append(int(group))
             rows += int(self.row_counts[group])
-            if rows >= self._window_rows or position == len(filled) - 1:
+            if rows >= self.window_rows or position == len(filled) - 1:
                 windows.append(tuple(window))
                 starts.append(starts[-1] + rows)
                 window, rows = [], 0

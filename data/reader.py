@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import torch
 
 from data.bags import Bags, concatenate, encode_bags
 from data.categorical import IdArray, encode_sparse
@@ -23,11 +22,8 @@ from data.features import DenseFeature, SparseFeature
 from data.parquet import RowGroup, read_row_group
 from data.schema import Schema
 
-TASK_VALUES = 1 << 21
+TASK_VALUES = 1 << 19
 """Values that a task decodes at a time, or one column of a row group if that is more."""
-
-Place = slice | torch.Tensor
-"""Where the rows of a row group go within their window: consecutive, or each to a place of its own."""
 
 Encode = Callable[[list[pa.Array]], tuple[npt.NDArray[Any], FeatureCounts | None]]
 """From the Arrow arrays of a target's columns to its values."""
@@ -42,6 +38,14 @@ class _Target:
     encode: Encode
     feature: str = ""
     by_dictionary: bool = False
+
+
+@dataclass
+class _Chunk:
+    """Targets that are read together, and the row groups that are left to read for them."""
+
+    targets: list[_Target]
+    num_left: int
 
 
 @dataclass
@@ -75,10 +79,10 @@ class Columns:
 class WindowReader:
     """Reads the row groups of a window, in tasks that may run on any threads in any order.
 
-    A task decodes a few columns of one row group (:data:`TASK_VALUES` values, at least one column) and
-    writes each value straight to its final place; or all row groups of one list column. So beside
-    :attr:`columns` a running task holds the Arrow arrays of its own columns alone, however large the row
-    groups are.
+    A task decodes a few columns of one row group (:data:`TASK_VALUES` values, at least one column) into
+    their rows of the feature-major arrays, and the last one of a column brings its values into serving
+    order; or a task decodes all row groups of one list column. So beside :attr:`columns` a running task
+    holds the Arrow arrays of its own columns alone, however large the row groups are.
 
     Args:
         row_groups: Of the window, in the order in which they were gathered.
@@ -95,10 +99,6 @@ class WindowReader:
         self._rows = rows
         self._lock = threading.Lock()
         num_rows = sum(group.num_rows for group in row_groups)
-        self._places: npt.NDArray[np.int64] | None = None
-        if rows is not None:
-            self._places = np.empty(num_rows, np.int64)
-            self._places[rows] = np.arange(num_rows)
         nothing = Bags(np.zeros(0, schema.id_dtype), np.zeros(num_rows + 1, np.int64))
         self.columns = Columns(
             one_hot=np.empty((len(schema.one_hot), num_rows), schema.id_dtype),
@@ -115,27 +115,29 @@ class WindowReader:
         Each raises :class:`DataError` if a row group cannot be decoded or holds a value that the schema
         forbids; the message names the file, the row group and the column.
         """
-        tasks: list[Callable[[], None]] = []
-        start = 0
-        for group in self._groups:
-            stop = start + group.num_rows
-            place = slice(start, stop) if self._places is None else torch.from_numpy(self._places[start:stop])
-            tasks += [partial(self._read_columns, group, c, place) for c in self._chunks(group.num_rows)]
-            start = stop
+        chunks = self._chunks(max((group.num_rows for group in self._groups), default=0))
+        stops = np.cumsum([group.num_rows for group in self._groups]).tolist()
+        places = [slice(stop - group.num_rows, stop) for group, stop in zip(self._groups, stops, strict=True)]
+        # Chunk by chunk, so that the processor's cache still holds a column when it is brought into order.
+        tasks: list[Callable[[], None]] = [
+            partial(self._read_columns, group, place, chunk)
+            for chunk in chunks
+            for group, place in zip(self._groups, places, strict=True)
+        ]
         return tasks + [partial(self._read_bags, m) for m in range(len(self._schema.multi_hot))]
 
-    def _chunks(self, num_rows: int) -> list[list[_Target]]:
+    def _chunks(self, num_rows: int) -> list[_Chunk]:
         """The targets in portions for one task each; those of the same columns stay together."""
         by_source: dict[tuple[str, ...], list[_Target]] = {}
         for target in self._targets():
             by_source.setdefault(target.sources, []).append(target)
-        chunks: list[list[_Target]] = []
+        chunks: list[_Chunk] = []
         room = 0
         for sources, targets in by_source.items():
             if room <= 0:
-                chunks.append([])
+                chunks.append(_Chunk([], len(self._groups)))
                 room = TASK_VALUES
-            chunks[-1] += targets
+            chunks[-1].targets.extend(targets)
             room -= num_rows * len(sources)
         return chunks
 
@@ -152,7 +154,8 @@ class WindowReader:
             targets.append(_Target(sparse.sources, row, encode, sparse.name, by_dictionary))
         return targets
 
-    def _read_columns(self, group: RowGroup, targets: list[_Target], place: Place) -> None:
+    def _read_columns(self, group: RowGroup, place: slice, chunk: _Chunk) -> None:
+        targets = chunk.targets
         names = list(dict.fromkeys(source for target in targets for source in target.sources))
         # Of a dictionary each distinct value is hashed or looked up, instead of each row's.
         by_dictionary = {source for target in targets if target.by_dictionary for source in target.sources}
@@ -160,9 +163,20 @@ class WindowReader:
         for target in targets:
             with _located(group, target.sources):
                 encoded, counts = target.encode([_array(table, name) for name in target.sources])
-            _write(target.row, place, encoded)
+            target.row[place] = encoded
             if counts is not None:
                 self._count(target.feature, counts)
+        with self._lock:
+            chunk.num_left -= 1
+            is_last = chunk.num_left == 0
+        if is_last and self._rows is not None:
+            # One column at a time is small enough for the processor's cache; a batch's rows of all
+            # columns, gathered from the whole window, are not.
+            scratch = np.empty(len(self._rows), np.int64)
+            for target in targets:
+                served = scratch.view(target.row.dtype)[: len(self._rows)]
+                np.take(target.row, self._rows, out=served, mode="clip")  # `clip` writes without a buffer
+                target.row[:] = served
 
     def _read_bags(self, m: int) -> None:
         feature = self._schema.multi_hot[m]
@@ -182,6 +196,27 @@ class WindowReader:
     def _count(self, feature: str, counts: FeatureCounts) -> None:
         with self._lock:
             self.columns.counts[feature] += counts
+
+
+def held_bytes_per_row(schema: Schema) -> int:
+    """Host memory that a decoded window takes for each row, in bytes; lists counted with ``max_length``."""
+    id_bytes = np.dtype(schema.id_dtype).itemsize
+    one_hot = id_bytes * len(schema.one_hot)
+    numbers = 4 * (len(schema.dense) + 1 + (schema.weight is not None))
+    offset_bytes, order_bytes = 8, 8  # where each list starts, and which row comes in each place
+    bags = sum(offset_bytes + f.max_length * (id_bytes + (4 if f.weights else 0)) for f in schema.multi_hot)
+    return one_hot + numbers + bags + order_bytes
+
+
+def decoding_bytes(schema: Schema, largest_row_group: int, largest_window: int) -> int:
+    """Host memory that a running task takes beside its window, in bytes.
+
+    The Arrow arrays of its values, and of one column at a time what stands between Arrow and the window:
+    three arrays of 64-bit numbers. A task of lists holds all those of a window.
+    """
+    arrays = 8 * (TASK_VALUES + largest_row_group) + 3 * 8 * largest_row_group
+    longest = max((feature.max_length for feature in schema.multi_hot), default=0)
+    return max(arrays, 4 * 8 * largest_window * (longest + 1) if longest else 0)
 
 
 def read_window(row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None) -> Columns:
@@ -204,14 +239,6 @@ def _located(group: RowGroup, columns: Sequence[str]) -> Iterator[None]:
     except (BadValueError, pa.ArrowException) as cause:
         where = f"column{'s' if len(columns) > 1 else ''} " + ", ".join(f"'{column}'" for column in columns)
         raise DataError(f"{group.path}, row group {group.index}, {where}: {cause}") from cause
-
-
-def _write(row: npt.NDArray[Any], place: Place, values: npt.NDArray[Any]) -> None:
-    if isinstance(place, slice):
-        row[place] = values
-    else:
-        # Several times faster than NumPy's assignment by index.
-        torch.from_numpy(row).scatter_(0, place, torch.from_numpy(values.astype(row.dtype)))
 
 
 def _encode_dense(feature: DenseFeature, arrays: list[pa.Array]) -> tuple[Float32Array, FeatureCounts]:

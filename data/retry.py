@@ -17,6 +17,9 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+# Its own generator: how often the network fails must not move the one that others draw from.
+_jitter = random.Random()
+
 _PASSING_ERRNOS = {
     *(errno.EIO, errno.ESTALE, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EPIPE),
     *(errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.ENETUNREACH, errno.EHOSTUNREACH),
@@ -84,7 +87,7 @@ class Retry:
 
     def _delay_s(self, attempt: int) -> float:
         longest: float = min(self.longest_delay_s, self.first_delay_s * 2.0**attempt)
-        return longest * random.uniform(0.5, 1.0)
+        return longest * _jitter.uniform(0.5, 1.0)
 
 
 def is_passing(error: OSError) -> bool:

@@ -37,9 +37,9 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ from omegaconf import MISSING
 from data.arrow_types import check_number, check_sparse
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
+from data.storage import read_bytes
 from data.structured import structured, suggestion
 from data.vocabulary import Vocabulary, load_vocabulary
 
@@ -212,13 +213,16 @@ class _Document:
     sparse: list[Any] = field(default_factory=list)
 
 
-def parse_schema(values: Any, *, where: str, folder: str | os.PathLike[str] = ".") -> Schema:
+def parse_schema(
+    values: Any, *, where: str, folder: str | os.PathLike[str] = "", read: Callable[[str], bytes] = read_bytes
+) -> Schema:
     """A schema from plain values (a parsed YAML document).
 
     Args:
         values: Maps label, weight, dense and sparse to what they are.
         where: Names the values in messages.
-        folder: Where the paths of vocabularies start.
+        folder: Where the paths of vocabularies start, a path or a URI.
+        read: Gets the bytes of a path or URI.
 
     Raises:
         DataError: An unknown key, a wrong type, or something impossible.
@@ -230,29 +234,35 @@ def parse_schema(values: Any, *, where: str, folder: str | os.PathLike[str] = ".
     dense = [_parse(DenseFeature, d, where=f"{where}: dense[{i}]") for i, d in enumerate(document.dense)]
     sparse = [_parse(SparseFeature, s, where=f"{where}: sparse[{i}]") for i, s in enumerate(document.sparse)]
     try:
-        vocabularies = {f.name: load_vocabulary(Path(folder, f.vocabulary)) for f in sparse if f.vocabulary}
+        vocabularies = {
+            f.name: load_vocabulary(os.path.join(folder, f.vocabulary), read) for f in sparse if f.vocabulary
+        }
         sparse = [_sized(feature, vocabularies.get(feature.name)) for feature in sparse]
         return Schema(document.label, document.weight, dense, sparse, vocabularies)
     except DataError as cause:
         raise DataError(f"{where}: {cause}") from cause
 
 
-def load_schema(path: str | os.PathLike[str]) -> Schema:
+def load_schema(path: str | os.PathLike[str], *, read: Callable[[str], bytes] = read_bytes) -> Schema:
     """Reads and checks a ``schema.yaml`` and the vocabularies that it names.
+
+    Args:
+        path: The file, or its URI (without a query, if vocabularies lie beside it).
+        read: Gets the bytes of a path or URI.
 
     Raises:
         DataError: A file cannot be read, is not YAML, or declares something impossible.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            values = yaml.safe_load(file)
+        values = yaml.safe_load(read(os.fspath(path)))
     except OSError as cause:
         raise DataError(
-            f"{path}: cannot read the schema ({cause.strerror}); set data.schema to the schema.yaml of the data."
+            f"{path}: cannot read the schema ({cause.strerror or cause}); "
+            "set data.schema to the schema.yaml of the data."
         ) from cause
     except yaml.YAMLError as cause:
         raise DataError(f"{path}: not valid YAML: {' '.join(str(cause).split())}") from cause
-    return parse_schema(values, where=str(path), folder=Path(path).parent)
+    return parse_schema(values, where=str(path), folder=os.path.dirname(path), read=read)
 
 
 def _sized(feature: SparseFeature, vocabulary: Vocabulary | None) -> SparseFeature:

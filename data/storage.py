@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit
 
@@ -71,6 +72,11 @@ class Storage:
         """
         selector = pafs.FileSelector(folder, allow_not_found=True, recursive=recursive)
         found: list[pafs.FileInfo] = self._call(lambda: self.filesystem().get_file_info(selector), folder)
+        if not recursive and self.uri.startswith(("gs:", "gcs:")):
+            # There, pyarrow lists no folder that exists only by what lies in it.
+            below = [info.path[len(folder) :].lstrip("/").split("/") for info in self.list(folder, recursive=True)]
+            folders = {f"{folder}/{names[0]}" for names in below if len(names) > 1} - {info.path for info in found}
+            found += [pafs.FileInfo(path, pafs.FileType.Directory) for path in folders]
         return found
 
     def open(self, path: str) -> pa.NativeFile:
@@ -132,6 +138,30 @@ def locate(source: str, options: Mapping[str, Any] | None = None, retry: Retry |
     host = parts.netloc.rpartition("@")[2]
     path = parts.path if parts.scheme in ("hdfs", "viewfs") else f"{host}{parts.path}"
     return Storage(uri, tuple(sorted((options or {}).items())), retry), path.rstrip("/") or "/"
+
+
+def read_bytes(source: str, options: Mapping[str, Any] | None = None, retry: Retry | None = None) -> bytes:
+    """The whole of a small file.
+
+    Args:
+        source: A path or a URI; see :func:`locate`, also for the rest.
+        options: For a URI.
+        retry: For passing failures.
+
+    Raises:
+        OSError: It cannot be read.
+        StorageError: The storage cannot be reached.
+    """
+    storage, path = locate(source, options, retry)
+
+    def read() -> bytes:
+        if not storage.uri:
+            return Path(path).read_bytes()  # whose errors say more
+        with storage.open(path) as file:
+            content: bytes = file.read()
+        return content
+
+    return storage.retry.call(read, storage.name(path))
 
 
 @lru_cache(maxsize=64)

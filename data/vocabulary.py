@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -15,6 +16,7 @@ import pyarrow.compute as pc
 
 from data.errors import DataError
 from data.hashing import UInt64Array, fnv1a_64
+from data.storage import read_bytes
 
 K = TypeVar("K", np.uint64, np.int64)
 
@@ -101,15 +103,18 @@ def _found(known: npt.NDArray[K], rows: npt.NDArray[np.int64], keys: npt.NDArray
     return np.where(known[places] == keys, rows[places], OOV_ROW)
 
 
-def load_vocabulary(path: str | os.PathLike[str]) -> Vocabulary:
+def load_vocabulary(path: str | os.PathLike[str], read: Callable[[str], bytes] = read_bytes) -> Vocabulary:
     """Reads a vocabulary: UTF-8, one value a line, an empty line being the empty string.
+
+    Args:
+        path: The file, or its URI.
+        read: Gets the bytes of a path or URI.
 
     Raises:
         DataError: The file cannot be read, is not UTF-8, or holds a value twice.
     """
     try:
-        with open(path, encoding="utf-8", newline="\n") as file:
-            lines = file.read().removesuffix("\n").split("\n")
+        lines = read(os.fspath(path)).decode("utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(f"{path}: cannot read the vocabulary ({cause}); prepare the data anew.") from cause
     values = pa.array([] if lines == [""] else lines, pa.large_string())

@@ -44,13 +44,14 @@ class DataConfig:
     test: Any = MISSING
     lanes: int = 8
     window_rows: int = 131072
+    window_mib: float | None = None
     num_threads: int = 2
     prefetch_batches: int = 4
     on_damage: str = "raise"
     max_skipped_rows: int | None = None
     retries: int = 5
     retry_for_s: float = 60.0
-    storage_options: dict[str, Any] = field(default_factory=dict)
+    storage_options: Any = None
     index_cache: str | None = None
 
     def __post_init__(self) -> None:
@@ -59,11 +60,13 @@ class DataConfig:
             _at_least(0, self.max_skipped_rows, "data.max_skipped_rows")
         _at_least(0, self.retries, "data.retries")
         _positive(self.retry_for_s, "data.retry_for_s")
-        for key, value in self.storage_options.items():
-            plain = isinstance(value, str | int | float)
-            _check(plain, f"data.storage_options.{key}", value, "a string, a number or a boolean")
+        options = self.storage_options or {}
+        plain = isinstance(options, dict) and all(isinstance(v, str | int | float) for v in options.values())
+        _check(plain, "data.storage_options", options, "null, or names with strings, numbers or booleans")
         _at_least(1, self.lanes, "data.lanes")
         _at_least(1, self.window_rows, "data.window_rows")
+        if self.window_mib is not None:
+            _positive(self.window_mib, "data.window_mib")
         _at_least(1, self.num_threads, "data.num_threads")
         _at_least(1, self.prefetch_batches, "data.prefetch_batches")
         for key in ("train", "test"):

@@ -14,8 +14,10 @@ from data.footer_cache import FooterCache
 from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
+from data.reader import held_bytes_per_row
 from data.retry import Retry
 from data.schema import Schema, load_schema
+from data.storage import read_bytes
 from trainer.config import DataConfig
 from trainer.distributed import Worker, on_main
 
@@ -50,13 +52,9 @@ def open_dataset(config: DataConfig, split: Split) -> Dataset:
 def read_dataset(config: DataConfig, split: Split) -> Dataset:
     """Reads the schema and all footers in this process, for itself; raises as :func:`open_dataset` does."""
     started = time.monotonic()
-    schema = load_schema(config.schema)
-    files = resolve_files(
-        getattr(config, split),
-        key=f"data.{split}",
-        options=config.storage_options,
-        retry=Retry(attempts=config.retries, total_s=config.retry_for_s),
-    )
+    retry = Retry(attempts=config.retries, total_s=config.retry_for_s)
+    schema = load_schema(config.schema, read=lambda path: read_bytes(path, config.storage_options, retry))
+    files = resolve_files(getattr(config, split), key=f"data.{split}", options=config.storage_options, retry=retry)
     logger.info("data.%s: reading the footers of %d files", split, len(files))
     cache = FooterCache(Path(config.index_cache, f"{split}.arrow")) if config.index_cache else None
     index = build_index(files, schema, policy=damage_policy(config), cache=cache)
@@ -69,13 +67,20 @@ def damage_policy(config: DataConfig) -> DamagePolicy:
     return DamagePolicy(skip=config.on_damage == "skip", max_skipped_rows=config.max_skipped_rows)
 
 
+def window_rows(schema: Schema, config: DataConfig) -> int:
+    """Rows that are shuffled together, by number or by the memory that they take."""
+    if config.window_mib is None:
+        return config.window_rows
+    return max(1, int(config.window_mib * 2**20) // held_bytes_per_row(schema))
+
+
 def training_order(dataset: Dataset, config: DataConfig, *, global_batch_size: int, seed: int) -> SampleOrder:
     """The shuffled order of the training rows."""
     return SampleOrder(
         dataset.index.row_counts,
         global_batch_size=global_batch_size,
         lanes=config.lanes,
-        window_rows=config.window_rows,
+        window_rows=window_rows(dataset.schema, config),
         shuffle=True,
         seed=seed,
     )
@@ -87,7 +92,7 @@ def file_order(dataset: Dataset, config: DataConfig, *, global_batch_size: int) 
         dataset.index.row_counts,
         global_batch_size=global_batch_size,
         lanes=config.lanes,
-        window_rows=config.window_rows,
+        window_rows=window_rows(dataset.schema, config),
         shuffle=False,
     )
 

@@ -67,6 +67,10 @@ class ObjectStore:
             str(folder), target, source_filesystem=pafs.LocalFileSystem(), destination_filesystem=self.direct()
         )
 
+    def delete_bucket(self, name: str) -> None:
+        """With all that is in it."""
+        self.direct().delete_dir(name)
+
     def calm(self) -> None:
         """No more faults; forgets what was asked."""
         self.fault = lambda number, method, path: None

@@ -14,7 +14,9 @@ from data.schema import Schema, parse_schema
 
 
 def numbered_schema(num_rows: int) -> Schema:
-    """A label, a dense feature, the row's number as an id, a string and a list of strings."""
+    """A label, a dense feature, the row's number as an id, a string and a list of strings.
+
+    The column ``number``, the row's number plus one, is not in it."""
     values = {
         "label": "click",
         "dense": [{"name": "price"}],
@@ -35,6 +37,7 @@ def numbered_table(first: int, num_rows: int) -> pa.Table:
             "click": (rows % 3 == 0).astype(np.int8),
             "price": (rows / 2).astype(np.float32),
             "row": rows,
+            "number": rows + 1,
             "site": pa.array([f"site-{row % 5}" for row in rows.tolist()], pa.string()),
             "tags": pa.array([[str(row % 7)] * (row % 4) for row in rows.tolist()], pa.list_(pa.string())),
         }

@@ -99,12 +99,17 @@ def rewrite_without_prices(path: str) -> None:
 
 def rewrite_with_textual_rows(path: str) -> None:
     table = pq.read_table(path)
-    pq.write_table(table.set_column(2, "row", table["row"].cast(pa.string())), path)
+    pq.write_table(table.set_column(table.column_names.index("row"), "row", table["row"].cast(pa.string())), path)
 
 
 def rewrite_with_numeric_tags(path: str) -> None:
     table = pq.read_table(path)
-    pq.write_table(table.set_column(4, "tags", pa.array([[1]] * table.num_rows, pa.list_(pa.int64()))), path)
+    pq.write_table(
+        table.set_column(
+            table.column_names.index("tags"), "tags", pa.array([[1]] * table.num_rows, pa.list_(pa.int64()))
+        ),
+        path,
+    )
 
 
 BEFORE_THE_JOB = [

@@ -61,6 +61,14 @@ def test_dense_integers_are_taken_as_they_are() -> None:
     assert encoded.tolist() == [3.0, 0.0, -2.0]
 
 
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.int64(), pa.float32(), pa.bool_()])
+def test_nulls_of_a_slice_are_filled_in_their_places(kind: pa.DataType) -> None:
+    values = pa.array([1, None, 0, None, 1, None, 1, 1, None, 0, None, 1]).cast(kind)
+    encoded, counts = encode_dense(values.slice(3, 8), DenseFeature(name="x", fill=7))
+    assert encoded.tolist() == [7, 1, 7, 1, 1, 7, 0, 7]
+    assert counts == FeatureCounts(values=8, nulls=4)
+
+
 def test_large_dense_integers_are_standardized_before_they_are_rounded_to_float32() -> None:
     feature = DenseFeature(name="time", mean=1_600_000_000, std=10)
     encoded, _ = encode_dense(pa.array([1_600_000_001, 1_600_000_013]), feature)

@@ -118,6 +118,21 @@ def test_labels_dense_values_and_lists_stay_with_their_row(files: list[str]) -> 
             assert batch.sparse["tags"].lengths()[real].tolist() == [row % 4 for row in rows]
 
 
+@pytest.mark.parametrize("world_size", WORLD_SIZES)
+@pytest.mark.parametrize("step", [0, 3, 10, 13])
+def test_resuming_decodes_no_more_than_the_windows_that_the_lanes_stand_in(
+    files: list[str], world_size: int, step: int
+) -> None:
+    for loader in Job(files, world_size).loaders:
+        with loader.batches(step, step + 1) as stream:
+            next(stream)
+            decoded = stream.counters()["row"].values
+        epoch = loader.order.locate(step)[0]
+        starts = loader.order.epoch_plan(epoch).starts
+        visited = {span.window for lane in loader.lanes for span in loader.order.spans(lane, step)}
+        assert decoded == sum(int(starts[window + 1] - starts[window]) for window in visited)
+
+
 def test_more_ranks_than_rows_still_take_the_same_steps(tmp_path: Path) -> None:
     schema = numbered_schema(3)
     index = build_index(write_shards(tmp_path, [[3]]), schema)

@@ -124,7 +124,7 @@ def test_the_fingerprint_changes_with_names_sizes_and_row_groups(tmp_path: Path)
 
 def test_every_file_is_checked_against_the_schema(tmp_path: Path) -> None:
     files = write_shards(tmp_path, [[3], [2]])
-    pq.write_table(numbered_table(3, 2).rename_columns(["click", "price", "rows", "site", "tags"]), files[1])
+    pq.write_table(numbered_table(3, 2).rename_columns(["click", "price", "rows", "number", "site", "tags"]), files[1])
     with pytest.raises(DataError, match=r"part-001\.parquet: column 'row' .* is missing\. Did you mean 'rows'"):
         build_index(files, SCHEMA)
 

@@ -12,10 +12,12 @@ import pytest
 import torch
 
 from data.batch import Batch
+from data.counters import FeatureCounts
 from data.errors import DataError
 from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
+from data.reader import held_bytes_per_row, read_window
 from data.schema import Schema, parse_schema
 
 SCHEMA: dict[str, Any] = {
@@ -148,6 +150,81 @@ def test_a_schema_of_lists_alone_or_without_dense_columns_works(tmp_path: Path) 
     lists = loader(file, batch=6, lanes=1, declared=schema(dense=[], sparse=[SCHEMA["sparse"][1]]), shuffle=False)
     assert bags_of(take(lists, 0, 1)[0], "tags") == [[], [1], [2, 2], [3, 3, 3], [], [5]]
     assert take(lists, 0, 1)[0].dense.shape == (6, 0)
+
+
+def test_every_value_carries_a_weight_where_some_list_has_weights(tmp_path: Path) -> None:
+    weights = pa.array([[n / 2] * (n % 4) for n in range(30)], pa.list_(pa.float32()))
+    file = write(tmp_path, w=weights)
+    weighted = [SCHEMA["sparse"][0], {**SCHEMA["sparse"][1], "weights": "w"}]
+    batch = take(loader(file, batch=8, lanes=2, declared=schema(sparse=weighted), shuffle=False), 3, 4)[0]
+    assert batch.sparse["i"].weights().tolist() == [1.0] * 6
+    numbers = [12, 13, 14, 27, 28, 29]
+    assert batch.sparse["tags"].weights().tolist() == [n / 2 for n in numbers for _ in range(n % 4)]
+    assert batch.sparse["tags"].values().tolist() == [n for n in numbers for _ in range(n % 4)]
+
+
+def test_beside_weighted_lists_the_weights_of_a_mean_divide_by_the_length(tmp_path: Path) -> None:
+    weights = pa.array([[n / 2] * (n % 4) for n in range(30)], pa.list_(pa.float32()))
+    tags = SCHEMA["sparse"][1]
+    both = [{**tags, "weights": "w"}, {**tags, "name": "mean", "column": "tags", "pooling": "mean"}]
+    declared = schema(sparse=both)
+    batch = take(loader(write(tmp_path, w=weights), batch=8, lanes=1, declared=declared, shuffle=False), 0, 1)[0]
+    lengths = [1, 2, 3, 1, 2, 3]
+    np.testing.assert_allclose(batch.sparse["mean"].weights(), [1 / n for n in lengths for _ in range(n)])
+
+
+def test_ids_and_lengths_are_int32_and_complete_one_hot_batches_share_their_lengths(tmp_path: Path) -> None:
+    one_hot = schema(sparse=[SCHEMA["sparse"][0], SCHEMA["sparse"][2]])
+    first, second, last = take(loader(write(tmp_path), batch=8, lanes=1, declared=one_hot), 1, 4)
+    assert first.sparse.values().dtype == first.sparse.lengths().dtype == torch.int32
+    assert first.sparse.lengths().data_ptr() == second.sparse.lengths().data_ptr()
+    assert last.sparse.lengths().tolist() == [1] * 6 + [0] * 2 + [1] * 6 + [0] * 2
+    large = schema(sparse=[{"name": "i", "kind": "id", "num_embeddings": 2**32}])
+    wide = take(loader(write(tmp_path), batch=8, lanes=1, declared=large), 0, 1)[0]
+    assert wide.sparse.values().dtype == wide.sparse.lengths().dtype == torch.int64
+
+
+def test_the_lengths_per_key_that_come_along_are_those_of_the_lengths(tmp_path: Path) -> None:
+    for batch in take(loader(write(tmp_path), batch=8, lanes=2), 0, 4):
+        counted = batch.sparse.lengths().view(3, 8).sum(1).tolist()
+        assert batch.sparse.length_per_key() == counted
+
+
+def test_counters_tell_what_was_met_in_the_windows_of_the_batches(tmp_path: Path) -> None:
+    ids = [5000 if n in (3, 29) else n for n in range(30)]
+    declared = schema(sparse=[{"name": "i", "kind": "id", "num_embeddings": 1000, "on_invalid": "clip"}], dense=[])
+    file = write(tmp_path, i=ids)
+    options = LoaderOptions(prefetch_batches=1)
+    source = loader(file, batch=7, lanes=1, declared=declared, shuffle=False, options=options)
+    with source.batches(0, 5) as stream:
+        next(stream)
+        # Windows of 14, 14 and 2 rows; at most two batches are made ahead, of the first two windows.
+        assert stream.counters()["i"].out_of_range == 1
+        list(stream)
+        assert stream.counters() == {"i": FeatureCounts(values=30, out_of_range=2)}
+
+
+@pytest.mark.parametrize("row_group_size", [1000, 40_000])
+def test_windows_and_tasks_hold_no_more_than_the_formula_says(tmp_path: Path, row_group_size: int) -> None:
+    num_rows, num_ids = 40_000, 20
+    columns: dict[str, Any] = {f"i{k}": np.arange(num_rows) % 1000 for k in range(num_ids)}
+    path = tmp_path / "large.parquet"
+    labels, lists = np.zeros(num_rows), pa.array([[1, 2, 3]] * num_rows)
+    pq.write_table(pa.table({"y": labels, "t": lists, **columns}), path, row_group_size=row_group_size)
+    declared = parse_schema(
+        {
+            "label": "y",
+            "sparse": [{"name": f"i{k}", "kind": "id", "num_embeddings": 1000} for k in range(num_ids)]
+            + [{"name": "t", "kind": "id", "num_embeddings": 1000, "max_length": 3}],
+        },
+        where="test",
+    )
+    groups = build_index([str(path)], declared).row_groups
+    rows = np.random.default_rng(0).permutation(num_rows)
+    before = pa.total_allocated_bytes()
+    columns_of_window = read_window(groups, declared, rows)
+    assert pa.total_allocated_bytes() == before  # no Arrow memory outlives its task
+    assert columns_of_window.num_bytes <= num_rows * held_bytes_per_row(declared)
 
 
 def threads_alive() -> set[threading.Thread]:

@@ -9,9 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.categorical import encode_sparse
+from data.counters import FeatureCounts
 from data.errors import DataError
 from data.index import build_index
-from data.reader import Columns, read_window
+from data.reader import Columns, WindowReader, read_window
 from data.schema import Schema, SparseFeature, parse_schema
 
 
@@ -107,3 +108,101 @@ def test_a_file_replaced_under_the_job_is_noticed(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", y=[0, 1, 1], i=[1, 2, 3])
     with pytest.raises(DataError, match=r"a\.parquet, row group 0"):
         read_window(groups, schema_of(ID))
+
+
+def test_weights_of_lists_stay_with_their_values(tmp_path: Path) -> None:
+    lists, weights = [[1, 2], None, [3, 4, 5]], [[0.5, 2.0], None, [1.0, 0.0, 9.0]]
+    file = write(tmp_path / "a.parquet", row_group_size=2, y=[0] * 3, t=lists, w=weights)
+    tags = {"name": "t", "kind": "id", "num_embeddings": 10, "max_length": 2, "weights": "w"}
+    schema = schema_of(tags)
+    order = np.array([2, 0, 1])
+    bags = read_window(build_index([file], schema).row_groups, schema, order).multi_hot[0]
+    assert bags.values.tolist() == [3, 4, 1, 2]
+    assert bags.weights is not None
+    assert bags.weights.tolist() == [1.0, 0.0, 0.5, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([[0.5], None, [1.0]], "column.* 't', 'w': feature 't': row 0 has 2 values, but 1 weights in column 'w'"),
+        ([[0.5, -1.0], None, [1.0]], "weight in column 'w' -1 is negative or not finite"),
+        ([[0.5, None], None, [1.0]], "1 values of the weight in column 'w' are null"),
+    ],
+)
+def test_weights_that_do_not_fit_their_list_are_refused(tmp_path: Path, weights: list[Any], message: str) -> None:
+    file = write(tmp_path / "a.parquet", y=[0] * 3, t=[[1, 2], None, [3]], w=pa.array(weights, pa.list_(pa.float64())))
+    tags = {"name": "t", "kind": "id", "num_embeddings": 10, "max_length": 2, "weights": "w"}
+    with pytest.raises(DataError, match=message):
+        read(schema_of(tags), file)
+
+
+def test_what_was_met_is_counted_by_feature(tmp_path: Path) -> None:
+    file = write(
+        tmp_path / "a.parquet",
+        y=[0] * 5,
+        i=[1, None, 200, 4, None],
+        t=[["a", None], ["a"] * 4, None, [], ["b", "c", "d"]],
+        x=[0.5, None, float("nan"), 1, 2],
+    )
+    tags = {"name": "t", "kind": "hash", "num_embeddings": 10, "max_length": 3}
+    schema = schema_of({**ID, "on_invalid": "clip"}, tags, dense=[{"name": "x"}])
+    assert read(schema, file).counts == {
+        "x": FeatureCounts(values=5, nulls=2),
+        "i": FeatureCounts(values=5, nulls=2, out_of_range=1),
+        "t": FeatureCounts(values=8, nulls=1, truncated_lists=1),
+    }
+
+
+@pytest.mark.parametrize("task_values", [1, 4, 1 << 21])
+@pytest.mark.parametrize("row_group_size", [2, 5, 100])
+def test_the_cut_into_tasks_and_their_order_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_values: int, row_group_size: int
+) -> None:
+    rows = range(23)
+    file = write(
+        tmp_path / "a.parquet",
+        row_group_size=row_group_size,
+        y=[n % 2 for n in rows],
+        i=list(rows),
+        s=[f"s{n % 3}" for n in rows],
+        t=[[n] * (n % 3) for n in rows],
+        x=[n / 2 for n in rows],
+    )
+    schema = schema_of(
+        ID,
+        {"name": "c", "kind": "cross", "columns": ["s", "i"], "num_embeddings": 1000},
+        {"name": "t", "kind": "id", "num_embeddings": 50, "max_length": 2},
+        dense=[{"name": "x"}, {"name": "i2", "column": "i"}],
+    )
+    plain = read(schema, file)
+    monkeypatch.setattr("data.reader.TASK_VALUES", task_values)
+    order = np.random.default_rng(1).permutation(23)
+    reader = WindowReader(build_index([file], schema).row_groups, schema, order)
+    for task in reversed(reader.tasks()):
+        task()
+    served = reader.columns
+    assert served.one_hot.tolist() == plain.one_hot[:, order].tolist()
+    assert served.dense.tolist() == plain.dense[:, order].tolist()
+    assert served.labels.tolist() == plain.labels[order].tolist()
+    expected = [[n] * (n % 3) for n in order.tolist()]
+    bags = served.multi_hot[0]
+    assert [bags.span(n, n + 1).values.tolist() for n in range(23)] == expected
+    assert served.counts == plain.counts
+
+
+def test_a_vocabulary_of_words_does_not_fit_a_column_of_integers(tmp_path: Path) -> None:
+    (tmp_path / "words.txt").write_text("10\nred\n", encoding="utf-8")
+    declared = {"label": "y", "sparse": [{"name": "i", "kind": "vocabulary", "vocabulary": "words.txt"}]}
+    schema = parse_schema(declared, where="test", folder=tmp_path)
+    file = write(tmp_path / "a.parquet", y=[0, 1], i=[10, 11])
+    with pytest.raises(DataError, match=r"words\.txt: the column holds integers, but the vocabulary something else"):
+        read(schema, file)
+
+
+def test_a_vocabulary_of_integers_serves_a_column_of_integers(tmp_path: Path) -> None:
+    (tmp_path / "ids.txt").write_text("30\n10\n-20\n", encoding="utf-8")
+    declared = {"label": "y", "sparse": [{"name": "i", "kind": "vocabulary", "vocabulary": "ids.txt"}]}
+    schema = parse_schema(declared, where="test", folder=tmp_path)
+    file = write(tmp_path / "a.parquet", y=[0] * 5, i=[10, 11, None, -20, 30])
+    assert read(schema, file).one_hot[0].tolist() == [3, 1, 0, 4, 2]

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 
+import data.schema
 from data.errors import DataError
+from data.features import KINDS
 from data.schema import Schema, load_schema, parse_schema
 
 
@@ -117,6 +122,85 @@ def test_features_that_share_a_table_must_agree() -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "id", "num_embeddings": 3, "on_invalid": "skip"}, "on_invalid is 'skip', but must be one of"),
+        ({"kind": "id", "num_embeddings": 3, "on_invalid": "default"}, "on_invalid is 'default', but must be one of"),
+        ({"kind": "id", "num_embeddings": 3, "on_null": "default"}, "on_null is 'default', but must be error, or"),
+        ({"kind": "hash", "num_embeddings": 3, "on_null": "fill"}, "on_null is 'fill', but must be one of"),
+        ({"kind": "hash", "num_embeddings": 3, "on_invalid": "clip"}, "on_invalid is 'clip', but must be given for"),
+        ({"kind": "vocabulary"}, "vocabulary is None, but must be given for kind vocabulary"),
+        ({"kind": "id", "num_embeddings": 3, "vocabulary": "v.txt"}, "vocabulary is 'v.txt', but must be given for"),
+        ({"kind": "log_square", "num_embeddings": 5}, "num_embeddings is 5, but must be 6 or more"),
+        ({"kind": "cross", "num_embeddings": 9}, "columns is None, but must be given for kind cross"),
+        ({"kind": "cross", "num_embeddings": 9, "columns": ["a"]}, "columns is .* two or more different columns"),
+        ({"kind": "cross", "num_embeddings": 9, "columns": ["a", "a"]}, "columns is .* two or more different columns"),
+        ({"kind": "cross", "num_embeddings": 9, "columns": ["a", "b"], "column": "c"}, "column is 'c', but must be"),
+        (
+            {"kind": "cross", "num_embeddings": 9, "columns": ["a", "b"], "max_length": 2},
+            "max_length is 2, but must be 1",
+        ),
+        ({"kind": "id", "num_embeddings": 3, "weights": "w"}, "weights is 'w', but must be left out, unless"),
+        (
+            {"kind": "id", "num_embeddings": 3, "weights": "w", "max_length": 2, "pooling": "mean"},
+            "weights is 'w', but must be left out, unless max_length is above 1 and pooling is sum",
+        ),
+    ],
+)
+def test_an_impossible_policy_or_combination_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"here: sparse\\[0\\]: feature 'site': {message}"):
+        sparse(**settings)
+
+
+def vocabulary_schema(folder: Path, values: str, **settings: Any) -> Schema:
+    (folder / "words.txt").write_bytes(values.encode())
+    text = {"label": "y", "sparse": [{"name": "w", "kind": "vocabulary", "vocabulary": "words.txt", **settings}]}
+    (folder / "schema.yaml").write_text(yaml.safe_dump(text), encoding="utf-8")
+    return load_schema(folder / "schema.yaml")
+
+
+def test_a_vocabulary_sizes_its_table(tmp_path: Path) -> None:
+    assert vocabulary_schema(tmp_path, "red\nblue\n").sparse[0].num_embeddings == 4
+    assert vocabulary_schema(tmp_path, "red\nblue\n", num_embeddings=10).sparse[0].num_embeddings == 10
+    assert vocabulary_schema(tmp_path, "").sparse[0].num_embeddings == 2
+
+
+def test_a_vocabulary_is_part_of_the_fingerprint(tmp_path: Path) -> None:
+    texts = ["red\nblue\n", "blue\nred\n", "red\n\nblue\n", "red\nblue"]
+    prints = [vocabulary_schema(tmp_path, text).fingerprint for text in texts]
+    assert len(set(prints[:3])) == 3
+    assert prints[3] == prints[0]
+
+
+def test_an_impossible_vocabulary_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"schema\.yaml: .*words\.txt: 'red' stands in the vocabulary twice"):
+        vocabulary_schema(tmp_path, "red\nblue\nred\n")
+    with pytest.raises(DataError, match=r"feature 'w': num_embeddings is 3, but its vocabulary .*words\.txt needs 4"):
+        vocabulary_schema(tmp_path, "red\nblue\n", num_embeddings=3)
+    with pytest.raises(DataError, match=r"nowhere\.txt: cannot read the vocabulary"):
+        vocabulary_schema(tmp_path, "red\n", vocabulary="nowhere.txt")
+
+
+def test_ids_are_int32_while_all_tables_together_allow_it() -> None:
+    def id_dtype(*sizes: int) -> type:
+        return schema(
+            sparse=[{"name": f"f{i}", "kind": "id", "num_embeddings": n} for i, n in enumerate(sizes)]
+        ).id_dtype
+
+    assert id_dtype(2**30, 2**30 - 1) is np.int32
+    assert id_dtype(2**30, 2**30) is np.int64
+
+
+def test_the_example_of_the_docstring_is_a_schema(tmp_path: Path) -> None:
+    assert data.schema.__doc__ is not None
+    example = textwrap.dedent(data.schema.__doc__.split("::\n")[1].split(":mod:")[0])
+    (tmp_path / "country.txt").write_text("DE\nFR\n", encoding="utf-8")
+    parsed = parse_schema(yaml.safe_load(example), where="docstring", folder=tmp_path)
+    assert {feature.kind for feature in parsed.sparse} == set(KINDS)
+    assert parsed.weighted_bags
+
+
 GOOD_FILE = {"click": pa.int8(), "price": pa.float64(), "site": pa.string()}
 
 
@@ -162,6 +246,22 @@ def test_a_missing_column_is_answered_with_a_close_name() -> None:
 def test_a_list_feature_needs_a_list_column() -> None:
     with pytest.raises(DataError, match="declares max_length 3; set max_length to 1"):
         check(GOOD_FILE, sparse=[{"name": "site", "kind": "hash", "num_embeddings": 10, "max_length": 3}])
+
+
+def test_a_cross_and_a_weighted_list_need_their_columns() -> None:
+    cross = [{"name": "x", "kind": "cross", "columns": ["site", "price"], "num_embeddings": 10}]
+    check({**GOOD_FILE, "price": pa.int32()}, dense=[], sparse=cross)
+    with pytest.raises(DataError, match="column 'price' has type double, but sparse feature 'x' of kind cross needs"):
+        check(GOOD_FILE, dense=[], sparse=cross)
+    with pytest.raises(DataError, match=r"column 'site' has type list<.*a cross takes no lists"):
+        check({**GOOD_FILE, "site": pa.list_(pa.string())}, dense=[], sparse=cross)
+    weighted = [{"name": "t", "kind": "hash", "num_embeddings": 10, "max_length": 2, "weights": "w"}]
+    lists = {"click": pa.int8(), "t": pa.list_(pa.string())}
+    check({**lists, "w": pa.list_(pa.float32())}, dense=[], sparse=weighted)
+    with pytest.raises(DataError, match="column 'w' has type float, but the weights of sparse feature 't'"):
+        check({**lists, "w": pa.float32()}, dense=[], sparse=weighted)
+    with pytest.raises(DataError, match=r"column 'w' \(sparse feature 't'\) is missing"):
+        check(lists, dense=[], sparse=weighted)
 
 
 def test_the_shipped_schema_loads() -> None:

@@ -17,7 +17,8 @@ from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
 from data.retry import Retry
-from data.storage import Storage, locate
+from data.schema import load_schema
+from data.storage import Storage, locate, read_bytes
 from tests.data.object_store import CREDENTIALS, ObjectStore, object_store
 from tests.data.shards import numbered_schema, served_rows, write_shards
 
@@ -170,6 +171,21 @@ def test_footers_that_the_index_hands_over_are_not_read_again(store: ObjectStore
     assert len(gets) == 2  # one row group: its columns in one request, its lists in another
 
 
+def test_a_schema_and_its_vocabulary_are_read_from_s3(store: ObjectStore, tmp_path: Path) -> None:
+    (tmp_path / "vocabulary").mkdir()
+    (tmp_path / "vocabulary" / "site.txt").write_text("site-1\nsite-2\n")
+    site = "{name: site, kind: vocabulary, vocabulary: vocabulary/site.txt}"
+    (tmp_path / "schema.yaml").write_text(f"label: click\nsparse: [{site}]\n")
+    store.upload(tmp_path, "schemas/v1")
+    schema = load_schema("s3://schemas/v1/schema.yaml", read=lambda path: read_bytes(path, store.options, QUICK))
+    assert schema.sparse[0].num_embeddings == 4  # null, unknown and two values
+
+
+def test_a_schema_that_is_not_on_s3_is_told(store: ObjectStore) -> None:
+    with pytest.raises(DataError, match=r"s3://clicks/schema\.yaml: cannot read the schema \(.*does not exist"):
+        load_schema("s3://clicks/schema.yaml", read=lambda path: read_bytes(path, store.options, QUICK))
+
+
 def test_nothing_at_a_prefix_is_told(store: ObjectStore) -> None:
     with pytest.raises(DataError, match=r"data\.train: 's3://clicks/tran' matches no Parquet file"):
         remote_index(store, "s3://clicks/tran")
@@ -233,7 +249,7 @@ def test_a_bucket_that_is_gone_in_mid_run_ends_the_job_under_either_policy(
 ) -> None:
     store.upload(shards, "doomed/train")
     index = remote_index(store, "s3://doomed/train")
-    store.direct().delete_dir("doomed")
+    store.delete_bucket("doomed")
     policy = DamagePolicy(skip=skip, max_skipped_rows=1000)
     with pytest.raises(StorageError, match=r"s3://doomed/train/part-00\d\.parquet: is gone, and so is 's3://doomed'"):
         all_rows(index, LoaderOptions(damage=policy))

@@ -136,7 +136,7 @@ def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> d
         "seed": config.seed,
         "global_batch_size": order.global_batch_size,
         "data.lanes": order.lanes,
-        "data.window_rows": config.data.window_rows,
+        "data.window_rows": order.window_rows,
     }
 
 

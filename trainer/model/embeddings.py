@@ -27,7 +27,10 @@ def row_width(embedding_dim: int) -> int:
 
 
 def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollection:
-    """The tables of a schema on the meta device: shapes without memory, until they are sharded."""
+    """The tables of a schema on the meta device: shapes without memory, until they are sharded.
+
+    Where the values carry weights, the weights make the mean (see ``data.assemble``).
+    """
     return EmbeddingBagCollection(
         device=torch.device("meta"),
         is_weighted=schema.weighted_bags,
@@ -37,7 +40,7 @@ def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollecti
                 num_embeddings=table.num_embeddings,
                 embedding_dim=row_width(embedding_dim),
                 feature_names=list(table.features),
-                pooling=PoolingType.MEAN if table.pooling == "mean" else PoolingType.SUM,
+                pooling=PoolingType.MEAN if table.pooling == "mean" and not schema.weighted_bags else PoolingType.SUM,
             )
             for table in schema.tables()
         ],
