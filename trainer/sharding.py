@@ -17,6 +17,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from trainer.config import ShardingConfig
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
+from trainer.model.embeddings import TABLE_PREFIX
 
 _GIB = 1 << 30
 
@@ -134,7 +135,7 @@ def planned_tables(plan: ShardingPlan) -> list[PlannedTable]:
             shards = sharding.sharding_spec.shards
             records.append(
                 PlannedTable(
-                    name=name,
+                    name=name.removeprefix(TABLE_PREFIX),
                     sharding_type=sharding.sharding_type,
                     ranks=tuple(sorted({shard.placement.rank() for shard in shards})),
                     rows=max(shard.shard_offsets[0] + shard.shard_sizes[0] for shard in shards),

@@ -56,7 +56,7 @@ def test_the_last_ones_are_kept(config: Callable[..., TrainConfig]) -> None:
 def test_a_checkpoint_holds_everything_that_a_run_needs(config: Callable[..., TrainConfig]) -> None:
     (result, _), _ = results_of(run_ranks(2, run_training, config()))
     names = set(tensors_of(Path(result.checkpoint)))
-    table = "embeddings.embedding_bags.user.weight"
+    table = "embeddings.embedding_bags.t_user.weight"
     layer = "head_sum.heads.dnn.layers.0.weight"
     assert {f"model.{table}", f"model.{layer}", "metric_sums"} <= names
     assert any(name.startswith(f"sparse_optimizer.{table}") and name.endswith("momentum1") for name in names)

@@ -10,7 +10,7 @@ import torch
 from tests.ranks import results_of, run_ranks
 from trainer.config import DENSE_OPTIMIZERS, TrainConfig
 from trainer.distributed import Worker
-from trainer.loop import build
+from trainer.job import build
 from trainer.model.ctr import CTRModel
 
 pytestmark = pytest.mark.distributed

@@ -16,7 +16,7 @@ from tests.reference import Ids, ReferenceDeepFM, log_loss
 from trainer.checkpoint import state
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
-from trainer.loop import build
+from trainer.job import build
 from trainer.pipeline import TrainPipeline
 
 pytestmark = pytest.mark.distributed
@@ -70,7 +70,9 @@ def train_and_record(worker: Worker, config: TrainConfig, folder: str, first_ste
 
 def reference_from(tensors: dict[str, torch.Tensor], config: TrainConfig) -> ReferenceDeepFM:
     D = config.model.embedding_dim
-    tables = {name.split(".")[-2]: t.double() for name, t in tensors.items() if "embedding_bags" in name}
+    tables = {
+        name.split(".")[-2].removeprefix("t_"): t.double() for name, t in tensors.items() if "embedding_bags" in name
+    }
     linears = sorted({name.rsplit(".", 1)[0] for name in tensors if "heads.dnn" in name})
     reference = ReferenceDeepFM(
         factors={name: table[:, :D].clone() for name, table in tables.items()},

@@ -37,6 +37,14 @@ def test_any_choice_of_heads_trains(heads: tuple[str, ...], make_config: Callabl
 SCHEMAS: dict[str, dict[str, Any]] = {
     "no dense columns": {**SCHEMA, "dense": []},
     "one sparse feature": {**SCHEMA, "sparse": SCHEMA["sparse"][:1]},
+    # Names that attributes of torch's own modules have, too.
+    "names that are taken": {
+        **SCHEMA,
+        "sparse": [
+            {"name": "values", "column": "user", "kind": "id", "num_embeddings": 11},
+            {"name": "type", "column": "site", "kind": "hash", "num_embeddings": 9, "table": "keys"},
+        ],
+    },
     "a shared table": {
         **SCHEMA,
         "sparse": [

@@ -38,7 +38,7 @@ def test_inspect_shows_position_tensors_config_and_versions(checkpoint: Path) ->
     done = run_python("launch/checkpoint.py", "inspect", str(checkpoint))
     assert done.exit_code == 0, done.stderr
     assert done.stdout.startswith("step 2, epoch 0, written by 2 ranks")
-    (table,) = (line for line in done.stdout.splitlines() if "model.embeddings.embedding_bags.row_id.weight" in line)
+    (table,) = (line for line in done.stdout.splitlines() if "model.embeddings.embedding_bags.t_row_id.weight" in line)
     assert "1,000 x 8" in table
     assert "float32" in table
     assert "  torchrec " in done.stdout

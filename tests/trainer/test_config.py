@@ -31,7 +31,7 @@ def group_options() -> list[str]:
 
 @pytest.mark.parametrize("option", group_options())
 def test_every_config_composes(option: str) -> None:
-    assert composed(option).model.heads
+    assert composed(option, "data.root=/data").model.heads
 
 
 def test_own_data_needs_a_root_alone() -> None:

@@ -15,6 +15,9 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 from data.hashing import derive_seed
 from data.schema import Schema
 
+TABLE_PREFIX = "t_"
+"""Before a table's name in TorchRec's modules, where names like ``values`` or ``type`` are taken."""
+
 _INIT_BLOCK_ROWS = 65536
 
 
@@ -30,7 +33,7 @@ def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollecti
         is_weighted=schema.weighted_bags,
         tables=[
             EmbeddingBagConfig(
-                name=table.name,
+                name=f"{TABLE_PREFIX}{table.name}",
                 num_embeddings=table.num_embeddings,
                 embedding_dim=row_width(embedding_dim),
                 feature_names=list(table.features),
@@ -57,7 +60,7 @@ def initialize_tables(
         std: Standard deviation of the factors.
         seed: Of the run.
     """
-    numbers = {table.name: number for number, table in enumerate(schema.tables())}
+    numbers = {f"{TABLE_PREFIX}{table.name}": number for number, table in enumerate(schema.tables())}
     for key, value in state_dict.items():
         if not isinstance(value, ShardedTensor):
             continue

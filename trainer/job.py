@@ -1,0 +1,87 @@
+"""A training job, put together: data, model, optimizers, and what was left of an earlier run of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+
+from data.loader import BatchLoader
+from trainer.assembly import Assembled, assemble
+from trainer.checkpoint.manager import CheckpointManager, Resume, run_identity
+from trainer.checkpoint.state import restore_training
+from trainer.config import TrainConfig
+from trainer.distributed import Worker, on_all
+from trainer.inputs import file_order, make_loader, open_dataset, training_order
+from trainer.metric import MetricSet
+from trainer.optimizer import Optimizers
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """The parts of a training run, built, and restored if there was something to resume."""
+
+    config: TrainConfig
+    worker: Worker
+    train_loader: BatchLoader
+    test_loader: BatchLoader
+    assembled: Assembled
+    optimizers: Optimizers
+    metrics: MetricSet
+    checkpoints: CheckpointManager
+    resume: Resume | None
+    total_steps: int
+
+    @property
+    def start_step(self) -> int:
+        """The first step that is left to do."""
+        return self.resume.manifest.step if self.resume else 0
+
+    @property
+    def headline(self) -> str:
+        """What is going to be trained, in a line."""
+        index, order = self.train_loader.index, self.train_loader.order
+        types = ", ".join(sorted({table.sharding_type for table in self.assembled.plan}))
+        return (
+            f"{self.config.name}: {index.num_rows:,} rows in {len(index.row_groups)} row groups of {index.num_files} "
+            f"files; {order.steps_per_epoch} steps an epoch; {self.worker.world_size} ranks on "
+            f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}"
+        )
+
+
+def build(config: TrainConfig, worker: Worker) -> Job:
+    """Opens the data, builds the model, restores the newest checkpoint. All ranks must call this.
+
+    Raises:
+        ShardFMError: Data, config and checkpoints do not fit together; on all ranks, before training.
+    """
+    train_set, test_set = open_dataset(config.data, "train"), open_dataset(config.data, "test")
+    order = training_order(train_set, config.data, global_batch_size=config.global_batch_size, seed=config.seed)
+    test_order = file_order(test_set, config.data, global_batch_size=config.eval_global_batch_size)
+    train_loader = on_all(lambda: make_loader(train_set, order, config.data, worker))
+    test_loader = on_all(lambda: make_loader(test_set, test_order, config.data, worker))
+    total_steps = config.epochs * order.steps_per_epoch
+    if config.max_steps is not None:
+        total_steps = min(total_steps, config.max_steps)
+
+    checkpoints = CheckpointManager(config, run_identity(train_set, config, order), world_size=worker.world_size)
+    resume = checkpoints.find_resume()
+    assembled = assemble(train_set.schema, config, worker, train_loader)
+    optimizers = Optimizers(assembled.model, config.optimizer, total_steps=total_steps)
+    metrics = MetricSet(worker.device)
+    if resume is not None:
+        restore_training(resume.path, assembled.model, optimizers, metrics)
+        logger.info("resumed at step %d from %s", resume.manifest.step, resume.path)
+    return Job(
+        config=config,
+        worker=worker,
+        train_loader=train_loader,
+        test_loader=test_loader,
+        assembled=assembled,
+        optimizers=optimizers,
+        metrics=metrics,
+        checkpoints=checkpoints,
+        resume=resume,
+        total_steps=total_steps,
+    )

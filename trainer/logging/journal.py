@@ -1,0 +1,103 @@
+"""Everything that a training run tells while it goes, from one place: TensorBoard, console, speed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+
+import yaml
+
+from trainer.config import TrainConfig
+from trainer.logging.console import Progress
+from trainer.logging.tensorboard import TensorBoard
+from trainer.throughput import Throughput
+
+logger = logging.getLogger(__name__)
+
+
+class Journal:
+    """The record of a run; silent on all ranks but one.
+
+    Args:
+        config: Of the run.
+        total_steps: Of the whole run.
+        start_step: Where this process starts.
+        speak: Whether this rank writes and prints.
+    """
+
+    def __init__(self, config: TrainConfig, *, total_steps: int, start_step: int, speak: bool) -> None:
+        self._global_batch_size = config.global_batch_size
+        self._config = config
+        self._throughput = Throughput()
+        self._progress = Progress(total_steps=total_steps, start_step=start_step, speak=speak)
+        directory = tensorboard_dir(config) if speak and config.logging.tensorboard else None
+        self._board = TensorBoard(directory, start_step=start_step)
+
+    @property
+    def samples_per_s(self) -> float | None:
+        """Training samples per second of this process over all ranks; None before the second step."""
+        if not self._throughput.total_s:
+            return None
+        return self._throughput.total_steps * self._global_batch_size / self._throughput.total_s
+
+    def open(self, headline: str, sharding_plan: str) -> None:
+        """Says once what is going to be trained: a line, and the plan and config as texts."""
+        logger.info("%s", headline)
+        self._board.text("run/sharding_plan", sharding_plan)
+        config = yaml.safe_dump(dataclasses.asdict(self._config), sort_keys=False)
+        self._board.text("run/config", f"```yaml\n{config}```")
+
+    def step_done(self) -> None:
+        """Counts a step."""
+        self._throughput.step_done()
+        self._progress.step_done()
+
+    def pause(self) -> None:
+        """What was done since the last step was not training, and does not count as such."""
+        self._throughput.pause()
+
+    def train(self, step: int, metrics: Mapping[str, float], learning_rates: Mapping[str, float]) -> None:
+        """Writes the figures of the training rows since the last call.
+
+        Args:
+            step: Steps completed.
+            metrics: Over those rows.
+            learning_rates: Of the last step.
+        """
+        step_s = self._throughput.take_window()
+        samples_per_s = self._global_batch_size / step_s if step_s else None
+        self._board.scalars("train", {"loss": metrics["logloss"], **metrics}, step)
+        self._board.scalars("learning_rate", learning_rates, step)
+        if step_s and samples_per_s:
+            self._board.scalars("speed", {"samples_per_s": samples_per_s, "step_ms": 1000 * step_s}, step)
+        self._board.flush()
+        self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s)
+
+    def data(self, step: int, counts: Mapping[str, float]) -> None:
+        """Writes counts about the data read so far."""
+        self._board.scalars("data", counts, step)
+
+    def test(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of an evaluation."""
+        self._board.scalars("test", metrics, step)
+        self._board.flush()
+        logger.info("step %d  test  %s", step, "  ".join(f"{name} {value:.5f}" for name, value in metrics.items()))
+
+    def __enter__(self) -> Journal:
+        self._progress.__enter__()
+        self._board.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._board.__exit__(kind, error, trace)
+        self._progress.__exit__(kind, error, trace)
+
+
+def tensorboard_dir(config: TrainConfig) -> Path:
+    """Where the event files of a run are."""
+    return Path(config.run_dir) / "tensorboard"
