@@ -20,7 +20,8 @@ from launch.cli import command
 from launch.train import run
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
-from trainer.loop import Job
+from trainer.job import Job
+from trainer.job import build as build_job
 from trainer.model.ctr import Outputs
 from trainer.pipeline import TrainPipeline
 
@@ -30,7 +31,7 @@ start_step = 0
 def build(config: TrainConfig, worker: Worker) -> Job:
     """Takes note of where this process starts."""
     global start_step
-    job = original_build(config, worker)
+    job = build_job(config, worker)
     start_step = job.start_step
     return job
 
@@ -57,6 +58,5 @@ class RecordingPipeline(TrainPipeline):
 
 
 if __name__ == "__main__":
-    original_build = trainer.loop.build
     vars(trainer.loop).update(build=build, TrainPipeline=RecordingPipeline)
     command("train", TrainConfig, run)
