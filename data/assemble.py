@@ -49,12 +49,13 @@ class Assembler:
         # Of a complete batch of one-hot features, shared by all of them.
         self._ones = torch.ones(len(schema.one_hot) * self._size, dtype=_torch_dtype(schema))
 
-    def assemble(self, lanes: Sequence[Sequence[Piece]], global_rows: int) -> Batch:
+    def assemble(self, lanes: Sequence[Sequence[Piece]], *, global_weight: float, fill: float) -> Batch:
         """The batch of a step.
 
         Args:
             lanes: The pieces of each lane, ``rows_per_lane`` rows together or less.
-            global_rows: Rows of the step over all workers, padding not counted; 0 if that is not known.
+            global_weight: See :class:`Batch`.
+            fill: See :class:`Batch`.
         """
         placed = list(self._placed(lanes))
         complete = sum(to.stop - to.start for _, to in placed) == self._size
@@ -72,7 +73,8 @@ class Assembler:
             sparse=self._sparse(placed, complete=complete),
             labels=torch.from_numpy(labels),
             weights=torch.from_numpy(weights),
-            global_weight=torch.tensor([0.0 if self._schema.weight else float(global_rows)]),
+            global_weight=torch.tensor([global_weight]),
+            fill=torch.tensor([fill]),
         )
 
     def _placed(self, lanes: Sequence[Sequence[Piece]]) -> list[tuple[Piece, slice]]:

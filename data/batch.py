@@ -20,6 +20,8 @@ class Batch(Pipelineable):
         weights: Sample weights, 0 for padding, float32 [B].
         global_weight: Sum of the weights over the global batch, float32 [1]; 0 if only the ranks
             together can know it (a schema with a weight column, or damaged rows that are skipped).
+        fill: Share of the global batch's rows that are not padding, float32 [1]; below 1 only at the end
+            of an epoch.
     """
 
     dense: torch.Tensor
@@ -27,6 +29,7 @@ class Batch(Pipelineable):
     labels: torch.Tensor
     weights: torch.Tensor
     global_weight: torch.Tensor
+    fill: torch.Tensor
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """A copy on the device."""
@@ -36,11 +39,12 @@ class Batch(Pipelineable):
             labels=self.labels.to(device=device, non_blocking=non_blocking),
             weights=self.weights.to(device=device, non_blocking=non_blocking),
             global_weight=self.global_weight.to(device=device, non_blocking=non_blocking),
+            fill=self.fill.to(device=device, non_blocking=non_blocking),
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
         """Keeps the memory alive until the stream is done with it (CUDA)."""
-        for tensor in (self.dense, self.sparse, self.labels, self.weights, self.global_weight):
+        for tensor in (self.dense, self.sparse, self.labels, self.weights, self.global_weight, self.fill):
             tensor.record_stream(stream)
 
     def pin_memory(self) -> Batch:
@@ -51,4 +55,5 @@ class Batch(Pipelineable):
             labels=self.labels.pin_memory(),
             weights=self.weights.pin_memory(),
             global_weight=self.global_weight.pin_memory(),
+            fill=self.fill.pin_memory(),
         )

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 
 import numpy as np
+import torch
 
 from data.assemble import Assembler, batch_bytes_per_row
 from data.batch import Batch
@@ -32,13 +33,14 @@ class LoaderOptions:
     Attributes:
         num_threads: Threads that decode.
         prefetch_batches: Batches that are ready before they are asked for.
-        pin_memory: Whether batches lie in page-locked memory (CUDA).
+        pin_for: The CUDA device that batches are copied to; they then lie in page-locked memory. None for
+            the CPU.
         damage: What to do about row groups that cannot be read.
     """
 
     num_threads: int = 2
     prefetch_batches: int = 4
-    pin_memory: bool = False
+    pin_for: torch.device | None = None
     damage: DamagePolicy = field(default_factory=DamagePolicy)
 
 
@@ -87,7 +89,12 @@ class BatchLoader:
     @property
     def knows_global_weight(self) -> bool:
         """Whether the order alone tells the weight of a global batch: no sample weights, no rows skipped."""
-        return not self.schema.weight and not self.options.damage.skip
+        return not self.schema.weight and not self.may_skip
+
+    @property
+    def may_skip(self) -> bool:
+        """Whether rows that cannot be read become padding, instead of ending the job."""
+        return self.options.damage.skip
 
     def batches(self, start_step: int, stop_step: int) -> BatchStream:
         """The batches of the steps start_step .. stop_step - 1, counted from the start of training.
@@ -197,15 +204,22 @@ class BatchStream(Iterator[Batch]):
     def _produce(self) -> None:
         outcome: BaseException | None = None
         loader = self._loader
+        if loader.options.pin_for:
+            # A thread starts on the first GPU; pinning there would open a context on it from every rank.
+            torch.cuda.set_device(loader.options.pin_for)
         pool = ThreadPoolExecutor(loader.options.num_threads, thread_name_prefix="decode")
         windows = loader.windows(self._steps.stop, pool)
         try:
             for step in self._steps:
                 rows = windows.take(step)
-                known_rows = loader.order.num_rows_at(step) if loader.knows_global_weight else 0
-                batch = loader.assembler.assemble(rows.lanes, known_rows)
+                num_real = loader.order.num_rows_at(step)
+                batch = loader.assembler.assemble(
+                    rows.lanes,
+                    global_weight=float(num_real) if loader.knows_global_weight else 0.0,
+                    fill=num_real / loader.order.global_batch_size,
+                )
                 self._counts = windows.counts
-                batch = batch.pin_memory() if loader.options.pin_memory else batch
+                batch = batch.pin_memory() if loader.options.pin_for else batch
                 if not self._put((batch, rows.num_skipped)):
                     return
         except BaseException as error:  # handed to the consumer, whatever it is

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from data.loader import BatchLoader
-from trainer.damage import total_skipped_rows
+from trainer.data_quality import total_skipped_rows
 from trainer.metric import MetricSet
 
 

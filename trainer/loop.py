@@ -11,7 +11,7 @@ from pathlib import Path
 from data.loader import BatchStream
 from trainer.checkpoint.state import training_state
 from trainer.config import TrainConfig
-from trainer.damage import total_skipped_rows
+from trainer.data_quality import feature_counts, total_skipped_rows
 from trainer.distributed import Worker
 from trainer.evaluate import evaluate
 from trainer.job import Job, build
@@ -111,7 +111,7 @@ def _run(job: Job, batches: BatchStream, journal: Journal, preemption: Preemptio
 
 def _report(job: Job, done: int, batches: BatchStream, journal: Journal) -> None:
     """Writes the figures since the last report. All ranks must call this."""
-    if job.train_loader.options.damage.skip:
-        journal.data(done, {"skipped_rows": total_skipped_rows(job.train_loader, batches)})
+    skipped = {"skipped_rows": total_skipped_rows(job.train_loader, batches)} if job.train_loader.may_skip else {}
+    journal.data(done, {**skipped, **feature_counts(batches)})
     journal.train(done, job.metrics.compute(), job.optimizers.learning_rates(done - 1))
     job.metrics.reset()

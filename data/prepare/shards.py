@@ -69,7 +69,13 @@ class ParquetShard:
 
     def _open(self, schema: pa.Schema) -> Any:
         level = self._config.zstd_level
-        return pq.ParquetWriter(self._unfinished, schema, compression="zstd", compression_level=level)
+        return pq.ParquetWriter(
+            self._unfinished,
+            schema,
+            compression="zstd",
+            compression_level=level,
+            write_page_checksum=True,  # without it, a reader takes most corrupt pages for other values
+        )
 
     def _write(self, table: pa.Table) -> None:
         if table.num_rows:

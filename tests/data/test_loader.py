@@ -97,6 +97,7 @@ def test_what_is_missing_at_the_end_is_empty_bags_of_weight_zero(tmp_path: Path)
     assert bags_of(last, "tags")[3] == bags_of(last, "tags")[7] == []
     assert last.dense[3].tolist() == [0.0, 0.0]
     assert last.global_weight.tolist() == [6.0]
+    assert last.fill.tolist() == [0.75]
     assert last.sparse.stride() == 8
 
 
@@ -276,7 +277,7 @@ def test_to_a_device_copies_every_part(tmp_path: Path) -> None:
     batch = take(loader(write(tmp_path), batch=6, lanes=3), 0, 1)[0]
     copy = batch.to(torch.device("meta"))
     assert copy.sparse.keys() == batch.sparse.keys()
-    for name in ("dense", "labels", "weights", "global_weight"):
+    for name in ("dense", "labels", "weights", "global_weight", "fill"):
         assert getattr(copy, name).device.type == "meta"
         assert getattr(copy, name).shape == getattr(batch, name).shape
     same = batch.to(torch.device("cpu"))

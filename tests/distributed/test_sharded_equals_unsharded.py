@@ -88,7 +88,9 @@ def reference_from(tensors: dict[str, torch.Tensor], config: TrainConfig) -> Ref
     return reference
 
 
-def step_reference(reference: ReferenceDeepFM, optimizers: list[torch.optim.Optimizer], parts: list[Step]) -> None:
+def step_reference(
+    reference: ReferenceDeepFM, optimizers: list[torch.optim.Optimizer], parts: list[Step], global_batch_size: int
+) -> None:
     """One step on the global batch, and the comparison of its logits with what the ranks saw."""
     ids = {f: [rows for part in parts for rows in part.ids[f]] for f in parts[0].ids}
     dense, labels = torch.cat([p.dense for p in parts]), torch.cat([p.labels for p in parts])
@@ -96,7 +98,7 @@ def step_reference(reference: ReferenceDeepFM, optimizers: list[torch.optim.Opti
     torch.testing.assert_close(torch.cat([p.logits for p in parts]), logits.detach(), atol=TOLERANCE, rtol=0)
     for optimizer in optimizers:
         optimizer.zero_grad()
-    log_loss(logits, labels).backward()
+    (log_loss(logits, labels) * len(labels) / global_batch_size).backward()
     for optimizer in optimizers:
         optimizer.step()
 
@@ -117,7 +119,7 @@ def test_two_ranks_match_the_reference(
         torch.optim.SGD(dense, lr=0.5),
     ]
     for step in range(STEPS):
-        step_reference(reference, optimizers, [rank[step] for rank in ranks])
+        step_reference(reference, optimizers, [rank[step] for rank in ranks], config.global_batch_size)
 
     trained = reference_from(tensors_of(tmp_path / "after"), config)
     untouched = reference_from(tensors_of(tmp_path / "before"), config)

@@ -38,6 +38,7 @@ def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
     metrics = ("auc", "ne", "logloss", "calibration")
     expected = {f"{group}/{name}" for group in ("train", "test") for name in metrics}
     expected |= {"train/loss", "speed/samples_per_s", "speed/step_ms", "learning_rate/sparse", "learning_rate/dense"}
+    expected |= {f"data/nulls/{column}" for column in ("workclass", "occupation", "native_country")}
     assert set(events.Tags()["scalars"]) == expected
     assert events.Scalars("test/auc")[-1].value == pytest.approx(result["metrics"]["auc"])
     config = events.Tensors("run/config/text_summary")[0].tensor_proto.string_val[0].decode()

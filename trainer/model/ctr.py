@@ -37,6 +37,10 @@ class HeadSum(nn.Module):
 class WeightedLogLoss(nn.Module):
     """Binary cross entropy, weighted, normalized by the sum of the weights over the global batch.
 
+    The mean of a batch that is only partly filled (the last of an epoch) counts by its fill: every row
+    then weighs the same in an epoch, and a handful of rows cannot take a full step, with which Adagrad
+    throws rare rows far off.
+
     The local loss is multiplied by the world size, because both the dense gradients (DDP) and the
     tables' (TorchRec) are averaged over the ranks: so the step is the same on every world size, with
     whatever rows fall to which rank.
@@ -53,18 +57,18 @@ class WeightedLogLoss(nn.Module):
         self._sum_weights = sum_weights
 
     def forward(self, logits_B: torch.Tensor, batch_parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The loss, float []; ``batch_parts`` are labels [B], weights [B] and the global weight [1].
+        """The loss, float []; ``batch_parts`` are labels [B], weights [B], the global weight [1] and the fill [1].
 
         With ``sum_weights``, all ranks must call this.
         """
-        labels_B, weights_B, global_weight = batch_parts
+        labels_B, weights_B, global_weight, fill = batch_parts
         if self._sum_weights:
             global_weight = weights_B.sum().reshape(1)
             dist.all_reduce(global_weight)
         losses_B = F.binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
         # A global batch of weight 0 has loss 0 and moves nothing.
         normalizer = torch.where(global_weight > 0, global_weight, 1.0)
-        return ((losses_B * weights_B).sum() * self._world_size / normalizer).squeeze(0)
+        return ((losses_B * weights_B).sum() * self._world_size * fill / normalizer).squeeze(0)
 
 
 class CTRModel(nn.Module):
@@ -116,5 +120,5 @@ class CTRModel(nn.Module):
         embedded = self.embeddings(batch.sparse)
         first_order_BM, vectors_BMD = self.fields(embedded, batch.dense)
         logits_B = self.head_sum(first_order_BM, vectors_BMD)
-        loss = self.loss(logits_B, (batch.labels, batch.weights, batch.global_weight))
+        loss = self.loss(logits_B, (batch.labels, batch.weights, batch.global_weight, batch.fill))
         return loss, (logits_B.detach(), batch.labels, batch.weights)

@@ -1,9 +1,11 @@
-"""What all ranks together have skipped because it cannot be read."""
+"""What all ranks together have met in the data: rows that cannot be read, values that are not as declared."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 
+from data.counters import FeatureCounts
 from data.loader import BatchLoader, BatchStream
 from trainer.distributed import gather, on_main
 
@@ -33,3 +35,21 @@ def total_skipped_rows(loader: BatchLoader, stream: BatchStream) -> int:
     if total:
         logger.warning("%d rows skipped so far, for %d damages", total, len({damage.place for damage in damages}))
     return total
+
+
+def feature_counts(stream: BatchStream) -> dict[str, int]:
+    """Adds up what the ranks counted while decoding. All ranks must call this.
+
+    Args:
+        stream: Of this rank; see :meth:`BatchStream.counters` for which rows are counted.
+
+    Returns:
+        ``<counter>/<feature>`` to its count over all ranks; counters that stand at 0 are left out.
+    """
+    totals: dict[str, FeatureCounts] = {}
+    for counters in gather(stream.counters()):
+        for feature, counts in counters.items():
+            totals[feature] = totals.get(feature, FeatureCounts()) + counts
+    names = [field.name for field in fields(FeatureCounts) if field.name != "values"]
+    found = {f"{name}/{feature}": getattr(counts, name) for feature, counts in totals.items() for name in names}
+    return {key: count for key, count in found.items() if count}
