@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import socket
 import traceback
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from multiprocessing.connection import Connection
 from typing import Any
 
 import torch
@@ -33,10 +34,22 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
     Returns:
         What each rank returned; an exception that a rank raised stands in its place.
     """
-    with ProcessPoolExecutor(world_size, mp_context=_context) as pool:
-        port = _free_port()
-        calls = [pool.submit(_run_rank, rank, world_size, port, function, arguments) for rank in range(world_size)]
-        return [call.result(timeout=_TIMEOUT_S) for call in calls]
+    port = _free_port()
+    outcomes: list[Connection] = []
+    processes = []
+    for rank in range(world_size):
+        receiver, sender = _context.Pipe(duplex=False)
+        arguments_of_rank = (sender, rank, world_size, port, function, arguments)
+        processes.append(_context.Process(target=_run_rank, args=arguments_of_rank))
+        processes[-1].start()
+        sender.close()
+        outcomes.append(receiver)
+    try:
+        return [_receive(outcome) for outcome in outcomes]
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def results_of(outcomes: list[Any]) -> list[Any]:
@@ -47,7 +60,19 @@ def results_of(outcomes: list[Any]) -> list[Any]:
     return outcomes
 
 
-def _run_rank(rank: int, world_size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _receive(outcome: Connection) -> Any:
+    assert outcome.poll(_TIMEOUT_S), f"a rank has not answered within {_TIMEOUT_S:g} s"
+    return pickle.loads(outcome.recv_bytes())
+
+
+def _run_rank(
+    outcome: Connection,
+    rank: int,
+    world_size: int,
+    port: int,
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(world_size),
@@ -61,10 +86,13 @@ def _run_rank(rank: int, world_size: int, port: int, function: Callable[..., Any
     set_up_logging(worker)
     try:
         with process_group(worker, timeout_s=60):
-            return function(worker, *arguments)
+            result = function(worker, *arguments)
     except Exception as error:  # an outcome like any other: some tests want it
         error.add_note(traceback.format_exc())
-        return error
+        result = error
+    outcome.send_bytes(pickle.dumps(result))  # tensors by value: the process that would share them ends
+    # As a worker of a job does, the process ends here, and so cuts its connections to the others.
+    os._exit(0)
 
 
 def _free_port() -> int:

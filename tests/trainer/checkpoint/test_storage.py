@@ -55,7 +55,9 @@ def test_staging_removes_what_a_crash_left(tmp_path: Path) -> None:
 def test_committing_a_step_again_replaces_it(tmp_path: Path) -> None:
     old = write(tmp_path, 5)
     (old / "__0_0.distcp").unlink()
-    storage.verify(write(tmp_path, 5), FILES)
+    again = write(tmp_path, 5)
+    assert again == old
+    storage.verify(again, FILES)
 
 
 def test_manifest_comes_back(tmp_path: Path) -> None:
