@@ -215,7 +215,11 @@ class DistributedConfig:
 
 @dataclass
 class TrainConfig:
-    """The whole of a training run; ``configs/train.yaml`` composes it."""
+    """The whole of a training run; ``configs/train.yaml`` composes it.
+
+    ``max_steps`` stops a run before its ``epochs`` are over and leaves the learning-rate schedule as it is,
+    so that a run that stops there and goes on later is the same run.
+    """
 
     name: str = MISSING
     run_dir: str = MISSING

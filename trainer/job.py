@@ -61,14 +61,13 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     test_order = file_order(test_set, config.data, global_batch_size=config.eval_global_batch_size)
     train_loader = on_all(lambda: make_loader(train_set, order, config.data, worker))
     test_loader = on_all(lambda: make_loader(test_set, test_order, config.data, worker))
-    total_steps = config.epochs * order.steps_per_epoch
-    if config.max_steps is not None:
-        total_steps = min(total_steps, config.max_steps)
+    schedule_steps = config.epochs * order.steps_per_epoch
+    total_steps = min(schedule_steps, config.max_steps or schedule_steps)
 
     checkpoints = CheckpointManager(config, run_identity(train_set, config, order), world_size=worker.world_size)
     resume = checkpoints.find_resume()
     assembled = assemble(train_set.schema, config, worker, train_loader)
-    optimizers = Optimizers(assembled.model, config.optimizer, total_steps=total_steps)
+    optimizers = Optimizers(assembled.model, config.optimizer, total_steps=schedule_steps)
     metrics = MetricSet(worker.device)
     if resume is not None:
         restore_training(resume.path, assembled.model, optimizers, metrics)

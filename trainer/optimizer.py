@@ -54,7 +54,7 @@ class Optimizers:
     Args:
         model: Sharded, its tables with a fused optimizer.
         config: Names, rates, clipping and schedule.
-        total_steps: Of the run, for the schedule.
+        total_steps: That the schedule spans.
     """
 
     def __init__(self, model: DistributedModelParallel, config: OptimizerConfig, *, total_steps: int) -> None:

@@ -52,7 +52,7 @@ def test_same_world_size_continues_bit_for_bit(
             run_dir=tmp_path / run,
             max_steps=max_steps,
             sharding={"types": [sharding]},
-            optimizer={"dense": {"max_grad_norm": 1.0}},
+            optimizer={"dense": {"max_grad_norm": 1.0}, "schedule": {"name": "cosine", "warmup_steps": 3}},
         )
 
     whole = train_on(2, config("whole", None))
