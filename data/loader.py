@@ -104,7 +104,10 @@ class BatchLoader:
         return BatchStream(self, start_step, stop_step)
 
     def memory_bytes(self) -> int:
-        """The most host memory that a stream holds, in bytes, whatever the size of the row groups.
+        """The host memory that a stream holds at most, in bytes, whatever the size of the row groups.
+
+        Not counted are the dictionaries that Arrow builds while it decodes strings: with a million distinct
+        values in a column the measured peak was 1.5 times this.
 
         lanes of this worker x 2 windows x rows of a window x bytes per row
         + threads x what a task holds + ready batches + what the allocators keep. A window has
