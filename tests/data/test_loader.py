@@ -252,6 +252,9 @@ def test_closing_twice_or_unread_does_no_harm(tmp_path: Path) -> None:
     stream = loader(write(tmp_path), batch=4, lanes=2).batches(0, 10_000)
     stream.close()
     stream.close()
+    assert not threads_alive()
+    with pytest.raises(StopIteration):
+        next(stream)
 
 
 def test_the_end_is_told_again_and_again(tmp_path: Path) -> None:
