@@ -1,0 +1,56 @@
+"""The configuration: dataclasses with their ranges, and the way from Hydra's composition to them."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig
+
+from data.structured import structured
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.data import DataConfig
+from trainer.config.evaluate import EvaluateConfig
+from trainer.config.model import ModelConfig
+from trainer.config.optimizer import (
+    DENSE_OPTIMIZERS,
+    DenseOptimizerConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    SparseOptimizerConfig,
+)
+from trainer.config.sharding import ShardingConfig
+from trainer.config.train import DistributedConfig, LoggingConfig, TrainConfig
+from trainer.errors import ConfigError
+
+__all__ = [
+    "DENSE_OPTIMIZERS",
+    "CheckpointConfig",
+    "DataConfig",
+    "DenseOptimizerConfig",
+    "DistributedConfig",
+    "EvaluateConfig",
+    "LoggingConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "ScheduleConfig",
+    "ShardingConfig",
+    "SparseOptimizerConfig",
+    "TrainConfig",
+    "to_config",
+]
+
+T = TypeVar("T")
+
+
+def to_config(composed: DictConfig | dict[str, Any], cls: type[T], *, where: str = "config") -> T:
+    """Turns composed values into a typed, range-checked config.
+
+    Args:
+        composed: Hydra's composition, or the plain values of a checkpoint's record.
+        cls: :class:`TrainConfig` or :class:`EvaluateConfig`.
+        where: Names the values in messages.
+
+    Raises:
+        ConfigError: The message names the key, the value, the rule and the known names.
+    """
+    return structured(cls, composed, where=where, error=ConfigError)

@@ -1,0 +1,71 @@
+"""The optimizers of the tables and of the rest, and the schedule that drives both."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from trainer.config.rules import at_least, check, one_of, positive
+
+SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
+DENSE_OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw")
+SCHEDULES = ("constant", "linear", "cosine")
+
+
+@dataclass
+class SparseOptimizerConfig:
+    """The optimizer that FBGEMM runs inside the backward pass of the embedding tables."""
+
+    name: str = "adagrad"
+    lr: float = 0.05
+    eps: float = 1.0e-8
+
+    def __post_init__(self) -> None:
+        one_of(SPARSE_OPTIMIZERS, self.name, "optimizer.sparse.name")
+        positive(self.lr, "optimizer.sparse.lr")
+        positive(self.eps, "optimizer.sparse.eps")
+
+
+@dataclass
+class DenseOptimizerConfig:
+    """The optimizer of everything that is not an embedding table."""
+
+    name: str = "adam"
+    lr: float = 1.0e-3
+    weight_decay: float = 0.0
+    max_grad_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        one_of(DENSE_OPTIMIZERS, self.name, "optimizer.dense.name")
+        positive(self.lr, "optimizer.dense.lr")
+        check(
+            0 <= self.weight_decay < math.inf,
+            "optimizer.dense.weight_decay",
+            self.weight_decay,
+            "0 or a positive number",
+        )
+        if self.max_grad_norm is not None:
+            positive(self.max_grad_norm, "optimizer.dense.max_grad_norm")
+
+
+@dataclass
+class ScheduleConfig:
+    """The factor on both learning rates: linear warm-up, then constant, linear or cosine to ``final``."""
+
+    name: str = "constant"
+    warmup_steps: int = 0
+    final: float = 0.0
+
+    def __post_init__(self) -> None:
+        one_of(SCHEDULES, self.name, "optimizer.schedule.name")
+        at_least(0, self.warmup_steps, "optimizer.schedule.warmup_steps")
+        check(0 <= self.final <= 1, "optimizer.schedule.final", self.final, "between 0 and 1")
+
+
+@dataclass
+class OptimizerConfig:
+    """Sparse (tables) and dense (the rest), driven by one schedule."""
+
+    sparse: SparseOptimizerConfig = field(default_factory=SparseOptimizerConfig)
+    dense: DenseOptimizerConfig = field(default_factory=DenseOptimizerConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)

@@ -1,0 +1,73 @@
+"""The whole of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.data import DataConfig
+from trainer.config.model import ModelConfig
+from trainer.config.optimizer import OptimizerConfig
+from trainer.config.rules import at_least, multiple_of_lanes, one_of, positive
+from trainer.config.sharding import ShardingConfig
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass
+class LoggingConfig:
+    """How often figures are written, and whether to TensorBoard, too."""
+
+    every_steps: int = 100
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        at_least(1, self.every_steps, "logging.every_steps")
+
+
+@dataclass
+class DistributedConfig:
+    """The process group."""
+
+    timeout_s: float = 600.0
+
+    def __post_init__(self) -> None:
+        positive(self.timeout_s, "distributed.timeout_s")
+
+
+@dataclass
+class TrainConfig:
+    """The whole of a training run; ``configs/train.yaml`` composes it.
+
+    ``max_steps`` stops a run before its ``epochs`` are over and leaves the learning-rate schedule as it is,
+    so that a run that stops there and goes on later is the same run.
+    """
+
+    name: str = MISSING
+    run_dir: str = MISSING
+    seed: int = 0
+    device: str = "auto"
+    global_batch_size: int = 4096
+    epochs: int = 1
+    max_steps: int | None = None
+    eval_every_epochs: int = 1
+    eval_global_batch_size: int = 8192
+    data: DataConfig = MISSING
+    model: ModelConfig = MISSING
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    checkpoint: CheckpointConfig = MISSING
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+
+    def __post_init__(self) -> None:
+        one_of(DEVICES, self.device, "device")
+        at_least(0, self.seed, "seed")
+        at_least(1, self.epochs, "epochs")
+        at_least(1, self.eval_every_epochs, "eval_every_epochs")
+        if self.max_steps is not None:
+            at_least(1, self.max_steps, "max_steps")
+        for key in ("global_batch_size", "eval_global_batch_size"):
+            multiple_of_lanes(getattr(self, key), self.data.lanes, key)
