@@ -13,7 +13,7 @@ from trainer.distributed import Worker
 from trainer.model.ctr import CTRModel
 from trainer.model.dropout import DropoutStream
 from trainer.model.embeddings import initialize_tables
-from trainer.optimizer import fuse_sparse_optimizer
+from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
 
 
@@ -44,6 +44,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     Raises:
         ConfigError: A head, an optimizer or a memory limit that cannot be; the same on every rank.
     """
+    check_sparse_optimizer(config.optimizer.sparse, config.sharding, worker.device)
     dropout = DropoutStream(config.seed, loader.lanes)
     model = CTRModel(
         schema,
@@ -53,7 +54,8 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         seed=config.seed,
         sum_weights=not loader.knows_global_weight,
     )
-    fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse, worker.device)
+    tables = model.embeddings.embedding_bag_configs()
+    fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
     plan = plan_sharding(
         model,
         config.sharding,
@@ -70,4 +72,4 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         std=config.model.init_std,
         seed=config.seed,
     )
-    return Assembled(sharded, dropout, planned_tables(plan))
+    return Assembled(sharded, dropout, planned_tables(plan, tables))

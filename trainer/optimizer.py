@@ -1,7 +1,8 @@
-"""The optimizers: FBGEMM's inside the backward pass for the tables, torch's for the rest."""
+"""The optimizers: FBGEMM's inside the backward pass for sharded tables, torch's for all that is replicated."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from trainer.config import DenseOptimizerConfig, OptimizerConfig, SparseOptimizerConfig
+from trainer.config import DenseOptimizerConfig, OptimizerConfig, ShardingConfig, SparseOptimizerConfig
 from trainer.errors import ConfigError
 from trainer.lr_schedule import lr_factor
 
@@ -31,46 +32,70 @@ _DENSE: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def fuse_sparse_optimizer(tables: nn.Module, config: SparseOptimizerConfig, device: torch.device) -> None:
-    """Tells the (meta) tables which optimizer their kernels run; must come before sharding.
+def check_sparse_optimizer(config: SparseOptimizerConfig, sharding: ShardingConfig, device: torch.device) -> None:
+    """Refuses what the kernels would not do, some of it silently.
 
     Raises:
-        ConfigError: The device's kernels do not have this optimizer.
+        ConfigError: The optimizer does not run in the backward pass of the device's kernels, or leaves
+            out the weight decay.
     """
+    if sharding.replicates_all:
+        return
     if config.name == "adam" and device.type == "cpu":
         raise ConfigError(
-            "optimizer.sparse.name is 'adam', which FBGEMM's CPU kernels do not have; "
-            "use adagrad, rowwise_adagrad or sgd, or train on CUDA."
+            "optimizer.sparse.name is 'adam', which FBGEMM's CPU kernels do not have; use adagrad, rowwise_adagrad "
+            "or sgd, replicate the tables (sharding=data_parallel), or train on CUDA."
         )
-    settings: dict[str, Any] = {"lr": config.lr}
-    if config.name != "sgd":
-        settings["eps"] = config.eps
+    if config.weight_decay:
+        raise ConfigError(
+            f"optimizer.sparse.weight_decay is {config.weight_decay:g}, but decay of whole tables needs the gradients "
+            f"of whole tables, which sharding.types={sharding.types} never form; use sharding=data_parallel, or "
+            "optimizer.sparse.weight_decay=0."
+        )
+
+
+def fuse_sparse_optimizer(tables: nn.Module, config: SparseOptimizerConfig) -> None:
+    """Tells the (meta) tables which optimizer fused kernels run; must come before sharding."""
+    settings = {key: value for key, value in _sparse_settings(config).items() if key != "weight_decay"}
     apply_optimizer_in_backward(_SPARSE[config.name], tables.parameters(), settings)
 
 
 class Optimizers:
-    """Both optimizers of a sharded model, driven by one learning-rate schedule.
+    """All optimizers of a sharded model, driven by one learning-rate schedule.
+
+    The factors and first-order weights of the dense columns are embeddings, too: they take the dense
+    optimizer's steps, and the tables' weight decay.
 
     Args:
         model: Sharded, its tables with a fused optimizer.
         config: Names, rates, clipping and schedule.
         total_steps: That the schedule spans.
+
+    Attributes:
+        fused: Of the sharded tables; stepped by their backward pass.
+        replicated: Of the tables under ``data_parallel``, by torch; None if there are none.
+        dense: Of everything else, by torch.
+        combined: All of them, with the gradients of ``replicated`` and ``dense`` clipped to one norm.
     """
 
     def __init__(self, model: DistributedModelParallel, config: OptimizerConfig, *, total_steps: int) -> None:
         self._config = config
         self._total_steps = total_steps
-        self.sparse = model.fused_optimizer
-        self.dense = KeyedOptimizerWrapper(
-            dict(in_backward_optimizer_filter(model.named_parameters())), lambda p: _dense(p, config.dense)
-        )
-        _materialize_state(self.dense)
-        clipped = self.dense
+        parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
+        tables = {name: p for name, p in parameters.items() if ".embedding_bags." in name}
+        rest = {name: p for name, p in parameters.items() if name not in tables}
+        self.fused: KeyedOptimizer = model.fused_optimizer
+        self.dense: KeyedOptimizer = KeyedOptimizerWrapper(rest, lambda _: _dense_optimizer(rest, config))
+        self.replicated: KeyedOptimizer | None = None
+        if tables:
+            self.replicated = KeyedOptimizerWrapper(tables, lambda p: _table_optimizer(p, config.sparse))
+        unfused: KeyedOptimizer = CombinedOptimizer([o for o in (self.dense, self.replicated) if o is not None])
+        _materialize_state(unfused)
         if config.dense.max_grad_norm is not None:
-            clipped = GradientClippingOptimizer(
-                self.dense, clipping=GradientClipping.NORM, max_gradient=config.dense.max_grad_norm
+            unfused = GradientClippingOptimizer(
+                unfused, clipping=GradientClipping.NORM, max_gradient=config.dense.max_grad_norm
             )
-        self.combined = CombinedOptimizer([self.sparse, clipped])
+        self.combined = CombinedOptimizer([self.fused, unfused])
 
     def learning_rates(self, step: int) -> dict[str, float]:
         """The rates of a step: a pure function, so that a resumed run needs nothing restored."""
@@ -80,10 +105,9 @@ class Optimizers:
     def set_learning_rates(self, step: int) -> None:
         """Sets the rates of a step; must come before its forward pass, for the fused kernels to see it."""
         rates = self.learning_rates(step)
-        for group in self.sparse.param_groups:
-            group["lr"] = rates["sparse"]
-        for group in self.dense.param_groups:
-            group["lr"] = rates["dense"]
+        for side, optimizer in (("sparse", self.fused), ("sparse", self.replicated), ("dense", self.dense)):
+            for group in optimizer.param_groups if optimizer else ():
+                group["lr"] = rates[side]
 
 
 def _materialize_state(optimizer: KeyedOptimizer) -> None:
@@ -103,7 +127,28 @@ def _materialize_state(optimizer: KeyedOptimizer) -> None:
         for value in state.values():
             if isinstance(value, torch.Tensor):
                 value.zero_()
+    optimizer.zero_grad()
 
 
-def _dense(parameters: list[torch.Tensor], config: DenseOptimizerConfig) -> torch.optim.Optimizer:
-    return _DENSE[config.name](parameters, lr=config.lr, weight_decay=config.weight_decay)  # type: ignore[call-arg]
+def _dense_optimizer(parameters: dict[str, nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    embeddings = {name for name in parameters if ".fields." in f".{name}"}
+    dense: DenseOptimizerConfig = config.dense
+    groups = [
+        {"params": [p for name, p in parameters.items() if name not in embeddings], "weight_decay": dense.weight_decay},
+        {
+            "params": [parameters[name] for name in sorted(embeddings)],
+            "weight_decay": config.sparse.weight_decay,
+        },
+    ]
+    return _DENSE[dense.name](groups, lr=dense.lr)  # type: ignore[call-arg]
+
+
+def _table_optimizer(parameters: Iterable[torch.Tensor], config: SparseOptimizerConfig) -> torch.optim.Optimizer:
+    return _SPARSE[config.name](parameters, **_sparse_settings(config))
+
+
+def _sparse_settings(config: SparseOptimizerConfig) -> dict[str, Any]:
+    settings: dict[str, Any] = {"lr": config.lr, "weight_decay": config.weight_decay}
+    if config.name != "sgd":
+        settings["eps"] = config.eps
+    return settings

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch.distributed as dist
@@ -12,6 +13,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.storage_reservations import HeuristicalStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from trainer.config import ShardingConfig
@@ -34,8 +36,8 @@ class Sharder(EmbeddingBagCollectionSharder):
         return self._types
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
-        """Fused only: the optimizer runs in the backward pass (a dense kernel would need its own)."""
-        return ["fused"]
+        """Fused, with the optimizer in the backward pass; replicas have gradients that are summed up first."""
+        return ["dense" if sharding_type == "data_parallel" else "fused"]
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,8 @@ def plan_sharding(
         batch_size=batch_size,
         storage_reservation=HeuristicalStorageReservation(percentage=config.reserved_fraction),
         constraints={
-            name: ParameterConstraints(sharding_types=config.types, compute_kernels=["fused"]) for name in tables
+            name: ParameterConstraints(sharding_types=config.types, compute_kernels=["dense", "fused"])
+            for name in tables
         },
     )
     try:
@@ -127,22 +130,22 @@ def shard(model: nn.Module, plan: ShardingPlan, config: ShardingConfig, worker: 
     )
 
 
-def planned_tables(plan: ShardingPlan) -> list[PlannedTable]:
+def planned_tables(plan: ShardingPlan, tables: Iterable[BaseEmbeddingConfig]) -> list[PlannedTable]:
     """The plan as records, in the order of the tables' names."""
-    records = []
-    for module_plan in plan.plan.values():
-        for name, sharding in module_plan.items():
-            shards = sharding.sharding_spec.shards
-            records.append(
-                PlannedTable(
-                    name=name.removeprefix(TABLE_PREFIX),
-                    sharding_type=sharding.sharding_type,
-                    ranks=tuple(sorted({shard.placement.rank() for shard in shards})),
-                    rows=max(shard.shard_offsets[0] + shard.shard_sizes[0] for shard in shards),
-                    width=max(shard.shard_offsets[1] + shard.shard_sizes[1] for shard in shards),
-                )
+    shardings = {name: sharding for module_plan in plan.plan.values() for name, sharding in module_plan.items()}
+    return sorted(
+        (
+            PlannedTable(
+                name=table.name.removeprefix(TABLE_PREFIX),
+                sharding_type=shardings[table.name].sharding_type,
+                ranks=tuple(sorted(set(shardings[table.name].ranks))),
+                rows=table.num_embeddings,
+                width=table.embedding_dim,
             )
-    return sorted(records, key=lambda record: record.name)
+            for table in tables
+        ),
+        key=lambda record: record.name,
+    )
 
 
 def plan_markdown(tables: list[PlannedTable]) -> str:

@@ -59,7 +59,7 @@ def test_a_checkpoint_holds_everything_that_a_run_needs(config: Callable[..., Tr
     table = "embeddings.embedding_bags.t_user.weight"
     layer = "head_sum.heads.dnn.layers.0.weight"
     assert {f"model.{table}", f"model.{layer}", "metric_sums"} <= names
-    assert any(name.startswith(f"sparse_optimizer.{table}") and name.endswith("momentum1") for name in names)
+    assert any(name.startswith(f"fused_optimizer.{table}") and name.endswith("momentum1") for name in names)
     assert {f"dense_optimizer.{layer}.{moment}" for moment in ("step", "exp_avg", "exp_avg_sq")} <= names
     manifest = storage.read_manifest(Path(result.checkpoint))
     assert (manifest.step, manifest.epoch, manifest.world_size) == (6, 0, 2)

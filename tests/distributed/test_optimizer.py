@@ -63,6 +63,12 @@ def test_an_optimizer_that_the_device_lacks_is_refused(make_config: Callable[...
     assert "optimizer.sparse.name is 'adam', which FBGEMM's CPU kernels do not have" in str(error)
 
 
+def test_weight_decay_that_the_kernels_would_leave_out_is_refused(make_config: Callable[..., TrainConfig]) -> None:
+    (error,) = run_ranks(1, refused, make_config(optimizer={"sparse": {"weight_decay": 0.1}}))
+    assert "optimizer.sparse.weight_decay is 0.1, but decay of whole tables" in str(error)
+    assert "use sharding=data_parallel" in str(error)
+
+
 def test_tables_that_fit_nowhere_are_refused_with_remedies(make_config: Callable[..., TrainConfig]) -> None:
     (error,) = run_ranks(1, refused, make_config(sharding={"ddr_cap_gib": 1e-6}))
     assert "sharding: no plan fits 4 tables onto 1 ranks" in str(error)

@@ -28,9 +28,11 @@ def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.
 
     Optimizer states only: learning rates are a function of the step and never read back.
     """
+    replicated = {"replicated_optimizer": optimizers.replicated.state_dict()["state"]} if optimizers.replicated else {}
     return {
         **model_state(model),
-        "sparse_optimizer": optimizers.sparse.state_dict()["state"],
+        **replicated,
+        "fused_optimizer": optimizers.fused.state_dict()["state"],
         "dense_optimizer": optimizers.dense.state_dict()["state"],
         "metric_sums": metric_sums,
     }

@@ -14,21 +14,31 @@ SCHEDULES = ("constant", "linear", "cosine")
 
 @dataclass
 class SparseOptimizerConfig:
-    """The optimizer that FBGEMM runs inside the backward pass of the embedding tables."""
+    """The optimizer of the embedding tables: FBGEMM's in their backward pass, torch's where they are replicated.
+
+    ``weight_decay`` is L2 (its product with the weight is added to the gradient) over whole tables and
+    the vectors of dense columns, as loss + weight_decay / 2 * |E|^2 has it.
+    """
 
     name: str = "adagrad"
     lr: float = 0.05
     eps: float = 1.0e-8
+    weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
         one_of(SPARSE_OPTIMIZERS, self.name, "optimizer.sparse.name")
         positive(self.lr, "optimizer.sparse.lr")
         positive(self.eps, "optimizer.sparse.eps")
+        _decay(self.weight_decay, "optimizer.sparse.weight_decay")
 
 
 @dataclass
 class DenseOptimizerConfig:
-    """The optimizer of everything that is not an embedding table."""
+    """The optimizer of everything that is not an embedding table.
+
+    ``max_grad_norm`` limits the norm of all gradients that torch's optimizers see: those of the dense
+    part, and of replicated tables.
+    """
 
     name: str = "adam"
     lr: float = 1.0e-3
@@ -38,12 +48,7 @@ class DenseOptimizerConfig:
     def __post_init__(self) -> None:
         one_of(DENSE_OPTIMIZERS, self.name, "optimizer.dense.name")
         positive(self.lr, "optimizer.dense.lr")
-        check(
-            0 <= self.weight_decay < math.inf,
-            "optimizer.dense.weight_decay",
-            self.weight_decay,
-            "0 or a positive number",
-        )
+        _decay(self.weight_decay, "optimizer.dense.weight_decay")
         if self.max_grad_norm is not None:
             positive(self.max_grad_norm, "optimizer.dense.max_grad_norm")
 
@@ -69,3 +74,7 @@ class OptimizerConfig:
     sparse: SparseOptimizerConfig = field(default_factory=SparseOptimizerConfig)
     dense: DenseOptimizerConfig = field(default_factory=DenseOptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+
+
+def _decay(value: float, key: str) -> None:
+    check(0 <= value < math.inf, key, value, "0 or a positive number")

@@ -13,6 +13,7 @@ SHARDING_TYPES = (
     "column_wise",
     "table_column_wise",
     "grid_shard",
+    "data_parallel",
 )
 
 
@@ -38,3 +39,8 @@ class ShardingConfig:
             self.reserved_fraction,
             "at least 0 and below 1",
         )
+
+    @property
+    def replicates_all(self) -> bool:
+        """Whether every table is replicated on every rank, under torch's optimizers."""
+        return self.types == ["data_parallel"]

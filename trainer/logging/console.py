@@ -30,6 +30,9 @@ def set_up_logging(worker: Worker) -> None:
         logging.getLogger(name).setLevel(logging.INFO if worker.is_main else logging.WARNING)
     for name in ("torch", "torchrec", "fbgemm_gpu"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    # What the libraries say to the root logger, past their names (the planner, of every replicated table).
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(lambda record: record.name != "root" or record.levelno >= logging.ERROR)
     # Deprecations that TorchRec meets in its own calls.
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|torchrec|fbgemm_gpu)\b")

@@ -65,24 +65,29 @@ def initialize_tables(
     """
     numbers = {f"{TABLE_PREFIX}{table.name}": number for number, table in enumerate(schema.tables())}
     for key, value in state_dict.items():
-        if not isinstance(value, ShardedTensor):
+        table = numbers.get(key.split(".")[-2]) if ".embedding_bags." in key else None
+        if table is None or not isinstance(value, torch.Tensor):
             continue
-        table = numbers[key.split(".")[-2]]
-        num_rows, width = value.size()
-        for shard in value.local_shards():
-            row_offset, column_offset = shard.metadata.shard_offsets
-            rows = range(row_offset, row_offset + shard.tensor.shape[0])
-            columns = slice(column_offset, column_offset + shard.tensor.shape[1])
+        for tensor, (row_offset, column_offset) in local_parts(value):
+            columns = slice(column_offset, column_offset + tensor.shape[1])
+            rows = range(row_offset, row_offset + tensor.shape[0])
             for block in range(rows.start // _INIT_BLOCK_ROWS, -(-rows.stop // _INIT_BLOCK_ROWS)):
                 first = block * _INIT_BLOCK_ROWS
-                generator = torch.Generator(shard.tensor.device)
+                generator = torch.Generator(tensor.device)
                 generator.manual_seed(derive_seed(seed, table, block) >> 1)
-                size = (min(_INIT_BLOCK_ROWS, num_rows - first), width)
-                values = torch.empty(size, device=shard.tensor.device).normal_(0, std, generator=generator)
+                size = (min(_INIT_BLOCK_ROWS, value.size(0) - first), value.size(1))
+                values = torch.empty(size, device=tensor.device).normal_(0, std, generator=generator)
                 values[:, embedding_dim:] = 0
                 start, stop = max(first, rows.start), min(first + size[0], rows.stop)
-                target = shard.tensor.detach()[start - rows.start : stop - rows.start]
+                target = tensor.detach()[start - rows.start : stop - rows.start]
                 target.copy_(values[start - first : stop - first, columns])
+
+
+def local_parts(table: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, int]]]:
+    """What this rank holds of a table: tensors with the (row, column) in the table where each begins."""
+    if isinstance(table, ShardedTensor):
+        return [(shard.tensor, tuple(shard.metadata.shard_offsets)) for shard in table.local_shards()]
+    return [(table, (0, 0))]
 
 
 class FieldVectors(nn.Module):
