@@ -51,7 +51,7 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> dict[str, flo
     order = file_order(dataset, data, global_batch_size=batch_size)
     loader = on_all(lambda: make_loader(dataset, order, data, worker))
     assembled = assemble(dataset.schema, dataclasses.replace(trained, device=config.device), worker, loader)
-    state.read(state.model_state(assembled.model), path)
+    state.restore_model(path, assembled.model)
     return evaluate(assembled.model, loader, worker.device)
 
 

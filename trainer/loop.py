@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.loader import BatchStream
-from trainer.checkpoint.state import training_state
+from trainer.checkpoint.canonical import training_state
 from trainer.config import TrainConfig
 from trainer.data_quality import feature_counts, total_skipped_rows
 from trainer.distributed import Worker
@@ -83,7 +83,7 @@ def _run(job: Job, batches: BatchStream, journal: Journal, preemption: Preemptio
             _report(job, done, batches, journal)
         told_to_stop = None if last else preemption.agreed()
         if done % config.checkpoint.every_steps == 0 or last or told_to_stop:
-            tensors = training_state(model, job.optimizers, job.metrics.global_sums())
+            tensors = training_state(model, job.optimizers, job.metrics.global_sums()).tensors
             checkpoint = job.checkpoints.save(tensors, step=done, epoch=epochs_done)
             journal.pause()
         if told_to_stop:

@@ -72,6 +72,7 @@ class Optimizers:
         total_steps: That the schedule spans.
 
     Attributes:
+        sparse_name: Of the tables' optimizer, fused or replicated.
         fused: Of the sharded tables; stepped by their backward pass.
         replicated: Of the tables under ``data_parallel``, by torch; None if there are none.
         dense: Of everything else, by torch.
@@ -84,6 +85,7 @@ class Optimizers:
         parameters = dict(in_backward_optimizer_filter(model.named_parameters()))
         tables = {name: p for name, p in parameters.items() if ".embedding_bags." in name}
         rest = {name: p for name, p in parameters.items() if name not in tables}
+        self.sparse_name = config.sparse.name
         self.fused: KeyedOptimizer = model.fused_optimizer
         self.dense: KeyedOptimizer = KeyedOptimizerWrapper(rest, lambda _: _dense_optimizer(rest, config))
         self.replicated: KeyedOptimizer | None = None

@@ -12,6 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from data.loader import BatchLoader
 from tests.checkpoints import assert_equal_bits, tensors_of
 from tests.ranks import results_of, run_ranks
+from trainer.checkpoint.canonical import is_weight
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.inputs import make_loader, read_dataset, training_order
@@ -86,7 +87,7 @@ def test_other_world_size_continues_on_the_same_curve(
         assert value == pytest.approx(expected.metrics[name], abs=1e-4), name
     trained, reference = tensors_of(Path(result.checkpoint)), tensors_of(Path(expected.checkpoint))
     assert trained.keys() == reference.keys()
-    weights = [name for name in trained if name.startswith("model.")]
+    weights = [name for name in trained if is_weight(name)]
     assert max((trained[name] - reference[name]).abs().max() for name in weights) < 1e-3
 
 

@@ -15,6 +15,7 @@ from tests.checkpoints import tensors_of
 from tests.ranks import results_of, run_ranks
 from tests.reference import Ids, ReferenceDeepFM, log_loss
 from trainer.checkpoint import state
+from trainer.checkpoint.canonical import model_state
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
@@ -58,7 +59,7 @@ def rows_of(batch: Batch) -> tuple[Ids, torch.Tensor, torch.Tensor]:
 
 def train_and_record(worker: Worker, config: TrainConfig, folder: str, first_step: int) -> list[Step]:
     job = build(config, worker)
-    state.write(state.model_state(job.assembled.model), Path(folder, "before"))
+    state.write(model_state(job.assembled.model).tensors, Path(folder, "before"))
     pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
     steps: list[Step] = []
     with (
@@ -70,23 +71,21 @@ def train_and_record(worker: Worker, config: TrainConfig, folder: str, first_ste
             logits, _, weights = pipeline.step(batches)
             ids, dense, labels = rows_of(next(copies))
             steps.append(Step(ids, dense, labels, logits[weights > 0].double()))
-    state.write(state.model_state(job.assembled.model), Path(folder, "after"))
+    state.write(model_state(job.assembled.model).tensors, Path(folder, "after"))
     return steps
 
 
 def reference_from(tensors: dict[str, torch.Tensor], config: TrainConfig) -> ReferenceDeepFM:
     D = config.model.embedding_dim
-    tables = {
-        name.split(".")[-2].removeprefix("t_"): t.double() for name, t in tensors.items() if "embedding_bags" in name
-    }
+    tables = {name.split("/")[1]: t.double() for name, t in tensors.items() if name.startswith("tables/")}
     linears = sorted({name.rsplit(".", 1)[0] for name in tensors if "heads.dnn" in name})
     reference = ReferenceDeepFM(
         factors={name: table[:, :D].clone() for name, table in tables.items()},
         first_order={name: table[:, D].clone() for name, table in tables.items()},
         mean_pooled={"tags"},
-        dense_factors=tensors["model.fields.dense_vectors"].double(),
-        dense_first_order=tensors["model.fields.dense_weights"].double(),
-        bias=tensors["model.head_sum.heads.linear.bias"].double(),
+        dense_factors=tensors["dense/fields.dense_vectors"].double(),
+        dense_first_order=tensors["dense/fields.dense_weights"].double(),
+        bias=tensors["dense/head_sum.heads.linear.bias"].double(),
         layers=[(tensors[f"{name}.weight"].double(), tensors[f"{name}.bias"].double()) for name in linears],
     )
     for parameter in reference.parameters():

@@ -17,6 +17,7 @@ import torch.distributed as dist
 from data.order import SampleOrder
 from data.schema import Schema
 from trainer.checkpoint import state, storage
+from trainer.checkpoint.parts import Tensors
 from trainer.checkpoint.storage import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import gather, on_all, on_main
@@ -58,11 +59,11 @@ class CheckpointManager:
         self._identity = identity
         self._world_size = world_size
 
-    def save(self, tensors: dict[str, Any], *, step: int, epoch: int) -> Path:
+    def save(self, tensors: Tensors, *, step: int, epoch: int) -> Path:
         """Writes and commits a checkpoint, then drops the oldest. All ranks must call this.
 
         Args:
-            tensors: See :func:`trainer.checkpoint.state.training_state`.
+            tensors: See :func:`trainer.checkpoint.canonical.training_state`.
             step: Steps completed.
             epoch: Epochs completed.
 

@@ -2,71 +2,120 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemWriter
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
-from trainer.checkpoint.trusted import TrustedReader
+from trainer.checkpoint.canonical import State, is_weight, model_state, training_state
+from trainer.checkpoint.parts import PartsLoadPlanner, PartsSavePlanner, Tensors
+from trainer.checkpoint.trusted import TrustedReader, read_metadata
+from trainer.distributed import on_main
 from trainer.errors import CheckpointError
 from trainer.metric import MetricSet
 from trainer.optimizer import Optimizers
 
-
-def model_state(model: nn.Module) -> dict[str, Any]:
-    """The part of a checkpoint that predictions need."""
-    return {"model": model.state_dict()}
+_SHOWN = 8
 
 
-def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.Tensor) -> dict[str, Any]:
-    """All tensors of a training run; references, so that loading in place restores the run.
+def write(tensors: Tensors, path: Path, *, group: dist.ProcessGroup | None = None) -> None:
+    """Writes tensors, each rank its own parts. All ranks must call this.
 
-    Optimizer states only: learning rates are a function of the step and never read back.
-    """
-    replicated = {"replicated_optimizer": optimizers.replicated.state_dict()["state"]} if optimizers.replicated else {}
-    return {
-        **model_state(model),
-        **replicated,
-        "fused_optimizer": optimizers.fused.state_dict()["state"],
-        "dense_optimizer": optimizers.dense.state_dict()["state"],
-        "metric_sums": metric_sums,
-    }
-
-
-def write(state: dict[str, Any], path: Path) -> None:
-    """Writes a state, each rank its own shards. All ranks must call this.
+    Args:
+        tensors: See :func:`trainer.checkpoint.canonical.training_state`.
+        path: An empty directory.
+        group: To agree through; None for the job's own.
 
     Raises:
         CheckpointError: Some rank could not write; raised on all ranks.
     """
     try:
-        save(state, storage_writer=FileSystemWriter(path))
+        save(tensors, storage_writer=FileSystemWriter(path), planner=PartsSavePlanner(), process_group=group)
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}") from cause
 
 
-def read(state: dict[str, Any], path: Path) -> None:
-    """Loads a checkpoint in place, whatever the sharding that wrote it. All ranks must call this.
+def restore_training(path: Path, model: nn.Module, optimizers: Optimizers, metrics: MetricSet) -> None:
+    """Loads model, optimizer states and metric sums. All ranks must call this.
 
     Raises:
-        CheckpointError: A tensor is missing or has another shape, or a file is damaged; raised on all ranks.
+        CheckpointError: See :func:`read`.
     """
-    try:
-        load(state, storage_reader=TrustedReader(path))
-    except CheckpointException as cause:
-        raise CheckpointError(f"{path}: cannot be loaded: {_reasons(cause)}") from cause
-
-
-def restore_training(path: Path, model: nn.Module, optimizers: Optimizers, metrics: MetricSet) -> None:
-    """Loads model, optimizer states and metric sums. All ranks must call this."""
     sums = torch.zeros_like(metrics.global_sums())
     read(training_state(model, optimizers, sums), path)
     metrics.restore(sums)
+
+
+def restore_model(path: Path, model: nn.Module) -> None:
+    """Loads what predictions need, and leaves the rest of the checkpoint. All ranks must call this.
+
+    Raises:
+        CheckpointError: See :func:`read`.
+    """
+    read(model_state(model), path, keys=is_weight)
+
+
+def read(state: State, path: Path, *, keys: Callable[[str], bool] | None = None) -> None:
+    """Loads a checkpoint into a state, whatever the sharding that wrote it. All ranks must call this.
+
+    Args:
+        state: Where to.
+        path: The checkpoint.
+        keys: Which of the checkpoint's keys the state has to hold; None for all.
+
+    Raises:
+        CheckpointError: A key is missing or extra, a tensor has another shape, or a file is damaged; raised
+            on all ranks.
+    """
+    on_main(lambda: _check(state.tensors, read_metadata(path / ".metadata"), path, keys or (lambda key: True)))
+    try:
+        load(state.tensors, storage_reader=TrustedReader(path), planner=PartsLoadPlanner())
+    except CheckpointException as cause:
+        raise CheckpointError(f"{path}: cannot be loaded: {_reasons(cause)}") from cause
+    state.finish_load()
+
+
+def _check(tensors: Tensors, metadata: Metadata, path: Path, keys: Callable[[str], bool]) -> None:
+    """Compares what a checkpoint holds with what is to be loaded."""
+    entries = metadata.state_dict_metadata
+    sizes = {
+        key: tuple(entry.size) if isinstance(entry, TensorStorageMetadata) else None
+        for key, entry in entries.items()
+        if keys(key)
+    }
+    problems = []
+    if missing := tensors.keys() - sizes.keys():
+        problems.append(f"this run needs {_listed(missing)}, which the checkpoint does not hold")
+    if extra := sizes.keys() - tensors.keys():
+        problems.append(f"the checkpoint holds {_listed(extra)}, for which this run has no place")
+    problems += [
+        f"{key} is {_shape(sizes[key])} in the checkpoint and {_shape(tensors[key].size)} here"
+        for key in sorted(tensors.keys() & sizes.keys())
+        if sizes[key] != tensors[key].size
+    ][:_SHOWN]
+    if problems:
+        raise CheckpointError(
+            f"{path}: cannot be loaded: {'; '.join(problems)}. Take the model, the optimizer and the schema that the "
+            "checkpoint was made with, or start another run in a new run_dir."
+        )
+
+
+def _listed(keys: Iterable[str]) -> str:
+    names = sorted(keys)
+    return ", ".join(names[:_SHOWN]) + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+
+
+def _shape(size: tuple[int, ...] | None) -> str:
+    if size is None:
+        return "no tensor"
+    return " x ".join(str(length) for length in size) or "a scalar"
 
 
 def _reasons(cause: CheckpointException) -> str:

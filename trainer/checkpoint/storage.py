@@ -24,7 +24,7 @@ from trainer.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 _COMMITTED = re.compile(r"step-(\d{8,})")
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclass(frozen=True)

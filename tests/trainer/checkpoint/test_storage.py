@@ -106,7 +106,7 @@ def test_other_format_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, 5)
     values = json.loads((path / storage.MANIFEST).read_text())
     (path / storage.MANIFEST).write_text(json.dumps({**values, "format": 99}))
-    with pytest.raises(CheckpointError, match="has format 99, but this version reads format 1"):
+    with pytest.raises(CheckpointError, match="has format 99, but this version reads format 2"):
         storage.read_manifest(path)
 
 
