@@ -79,7 +79,7 @@ def _run(job: Job, batches: BatchStream, journal: Journal, preemption: Preemptio
 
     for step in range(job.start_step, job.total_steps):
         job.optimizers.set_learning_rates(step)
-        job.assembled.dropout.advance(step)
+        job.assembled.step_context.advance(step)
         outputs, trained = pipeline.step(batches)
         done = step + 1
         if trained:

@@ -57,7 +57,7 @@ def test_a_checkpoint_holds_everything_that_a_run_needs(config: Callable[..., Tr
     (result, _), _ = results_of(run_ranks(2, run_training, config()))
     names = set(tensors_of(Path(result.checkpoint)))
     table = "embeddings.embedding_bags.t_user.weight"
-    layer = "head_sum.heads.dnn.layers.0.weight"
+    layer = "head_sum.heads.dnn.network.layers.0.weight"
     assert {f"model.{table}", f"model.{layer}", "metric_sums"} <= names
     assert any(name.startswith(f"fused_optimizer.{table}") and name.endswith("momentum1") for name in names)
     assert {f"dense_optimizer.{layer}.{moment}" for moment in ("step", "exp_avg", "exp_avg_sq")} <= names
