@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
 from tests.conftest import SCHEMA, click_rows
 from tests.ranks import results_of, run_ranks
@@ -33,7 +34,8 @@ MODELS = sorted(path.stem for path in Path("configs/model").glob("*.yaml"))
 
 def composed_model(name: str) -> ModelConfig:
     choices = (f"model={name}", "model.embedding_dim=3", "model.network.layers=[6,5]", "model.network.norm=batch")
-    with initialize_config_dir(str(Path("configs").resolve()), version_base=None):
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    with initialize_config_dir(str(Path("configs").resolve()), version_base="1.3"):
         return to_config(compose("train", list(choices)), TrainConfig).model
 
 
