@@ -19,6 +19,7 @@ from data.structured import explain
 from trainer.config import to_config
 from trainer.distributed import is_lost_peer
 from trainer.errors import ConfigError, PeerError, ShardFMError
+from trainer.nonfinite import NonFiniteError
 from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
 
 C = TypeVar("C")
@@ -60,6 +61,9 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
         sys.exit(PREEMPTED_EXIT_CODE)
     except PeerError as error:
         _end(str(error), speak=False)
+    except NonFiniteError as error:
+        # The same on every rank.
+        _end(str(error), speak=os.environ.get("RANK", "0") == "0")
     except (ConfigError, HydraException, OmegaConfBaseException) as error:
         # Every rank composes the same command line, so one rank of each host speaks for it.
         _end(_message(error), speak=os.environ.get("LOCAL_RANK", "0") == "0")

@@ -10,9 +10,9 @@ from data.loader import BatchLoader
 from data.schema import Schema
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
-from trainer.model.ctr import CTRModel
-from trainer.model.dropout import DropoutStream
+from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.embeddings import initialize_tables
+from trainer.model.step_context import StepContext
 from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
 
@@ -23,13 +23,15 @@ class Assembled:
 
     Attributes:
         model: On the worker's device, initialized.
-        dropout: Wants to know the step before each forward pass in training.
+        step_context: Wants to know the step before each forward pass in training.
         plan: Where the tables are.
+        num_parameters: Numbers that are learned, over all ranks; the padding of table rows left out.
     """
 
     model: DistributedModelParallel
-    dropout: DropoutStream
+    step_context: StepContext
     plan: list[PlannedTable]
+    num_parameters: int
 
 
 def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchLoader) -> Assembled:
@@ -45,16 +47,18 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         ConfigError: A head, an optimizer or a memory limit that cannot be; the same on every rank.
     """
     check_sparse_optimizer(config.optimizer.sparse, config.sharding, worker.device)
-    dropout = DropoutStream(config.seed, loader.lanes)
+    context = StepContext(config.seed, loader.lanes)
     model = CTRModel(
         schema,
         config.model,
-        dropout=dropout,
+        context=context,
         world_size=worker.world_size,
         seed=config.seed,
         sum_weights=not loader.knows_global_weight,
     )
-    tables = model.embeddings.embedding_bag_configs()
+    tables, layout = model.embeddings.embedding_bag_configs(), row_layout(config.model)
+    num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
+    num_parameters += sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embeddings."))
     fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
     plan = plan_sharding(
         model,
@@ -68,8 +72,8 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     initialize_tables(
         sharded.state_dict(),
         schema,
-        embedding_dim=config.model.embedding_dim,
+        layout,
         std=config.model.init_std,
         seed=config.seed,
     )
-    return Assembled(sharded, dropout, planned_tables(plan, tables))
+    return Assembled(sharded, context, planned_tables(plan, tables), num_parameters)

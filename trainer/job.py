@@ -46,7 +46,8 @@ class Job:
         return (
             f"{self.config.name}: {index.num_rows:,} rows in {len(index.row_groups)} row groups of {index.num_files} "
             f"files; {order.steps_per_epoch} steps an epoch; {self.worker.world_size} ranks on "
-            f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}"
+            f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}; "
+            f"{self.assembled.num_parameters:,} parameters"
         )
 
 

@@ -16,8 +16,10 @@ from trainer.distributed import Worker
 from trainer.evaluate import evaluate
 from trainer.job import Job, build
 from trainer.logging.journal import Journal, tensorboard_dir
+from trainer.nonfinite import NonFinitePolicy
 from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
+from trainer.run_config import save_config
 from trainer.sharding import plan_markdown
 
 logger = logging.getLogger(__name__)
@@ -50,11 +52,14 @@ def train(config: TrainConfig, worker: Worker) -> Result:
 
     Raises:
         PreemptedError: A signal asked for a stop; the run was saved.
+        NonFiniteError: A step's loss is not finite, and the config does not allow to leave it out.
         ShardFMError: See :func:`trainer.job.build`; and what reading the data or writing a checkpoint raises.
     """
     job = build(config, worker)
     journal = Journal(config, total_steps=job.total_steps, start_step=job.start_step, speak=worker.is_main)
     batches = job.train_loader.batches(job.start_step, job.total_steps)
+    if worker.is_main:
+        save_config(config)
     with batches, journal, PreemptionGuard() as preemption:
         journal.open(job.headline, plan_markdown(job.assembled.plan))
         result = _run(job, batches, journal, preemption)
@@ -69,15 +74,21 @@ def _run(job: Job, batches: BatchStream, journal: Journal, preemption: Preemptio
     config, model, steps_per_epoch = job.config, job.assembled.model, job.train_loader.order.steps_per_epoch
     pipeline = TrainPipeline(model, job.optimizers.combined, job.worker.device)
     checkpoint = job.resume.path if job.resume else None
+    non_finite = NonFinitePolicy(config, job.train_loader)
     test_metrics: dict[str, float] | None = None
 
     for step in range(job.start_step, job.total_steps):
         job.optimizers.set_learning_rates(step)
-        job.assembled.dropout.advance(step)
-        job.metrics.update(*pipeline.step(batches))
+        job.assembled.step_context.advance(step)
+        outputs, trained = pipeline.step(batches)
+        done = step + 1
+        if trained:
+            job.metrics.update(*outputs)
+        else:
+            non_finite.refuse(step, outputs, checkpoint)
+            journal.left_out(done, non_finite.num_skipped)
         journal.step_done()
 
-        done = step + 1
         last, epochs_done = done == job.total_steps, done // steps_per_epoch
         if done % config.logging.every_steps == 0 or last:
             _report(job, done, batches, journal)

@@ -12,6 +12,34 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 from data.batch import Batch
 from trainer.model.ctr import Outputs
+from trainer.nonfinite import FiniteCheck, ForwardState
+
+
+class _GuardedPipeline(TrainPipelineSparseDist[Batch, Outputs]):
+    """TorchRec's pipeline, which takes no step where the loss is not finite on some rank."""
+
+    def __init__(self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device) -> None:
+        super().__init__(model, optimizer, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
+        self._check = FiniteCheck(device)
+        self._forward_state = ForwardState(model)
+        self.took_step = True
+
+    def _checked_forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+        self._forward_state.keep()
+        loss, outputs = self._model(batch)
+        self._check.begin(loss)
+        return loss, outputs
+
+    def _backward(self, losses: torch.Tensor) -> None:
+        self.took_step = not self._check.failed()
+        if self.took_step:
+            super()._backward(losses)
+        else:
+            self._forward_state.put_back()
+
+    def _optimizer_step(self) -> None:
+        if self.took_step:
+            super()._optimizer_step()
 
 
 class TrainPipeline:
@@ -28,26 +56,25 @@ class TrainPipeline:
 
     def __init__(self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device) -> None:
         self._model = model
-        self._pipeline: TrainPipelineSparseDist[Batch, Outputs] = TrainPipelineSparseDist(
-            model, optimizer, device, execute_all_batches=True
-        )
+        self._pipeline = _GuardedPipeline(model, optimizer, device)
         self._checked = False
 
-    def step(self, batches: Iterator[Batch]) -> Outputs:
+    def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:
         """Takes one optimizer step. All ranks must call this, equally often.
 
         Args:
             batches: Where the next batches are pulled from, ahead of their step.
 
         Returns:
-            The outputs of the batch that was trained on.
+            The outputs of the batch, and whether it was trained on: where the loss is not finite on some
+            rank, no rank is, and tables, dense parameters and optimizer states are what they were.
         """
         outputs: Outputs = self._pipeline.progress(batches)
         if not self._checked:
             # TorchRec leaves out what it cannot trace, silently, and with it the overlap.
             assert len(self._pipeline._pipelined_modules) == 1, "the embedding lookup is not pipelined"
             self._checked = True
-        return outputs
+        return outputs, self._pipeline.took_step
 
     @contextmanager
     def detached(self) -> Iterator[DistributedModelParallel]:

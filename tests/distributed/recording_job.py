@@ -45,16 +45,16 @@ class RecordingPipeline(TrainPipeline):
         self._file = open(Path(os.environ["RECORD_DIR"], name), "w", encoding="utf-8")  # noqa: SIM115
         self._step = start_step
 
-    def step(self, batches: Iterator[Batch]) -> Outputs:
+    def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:
         """See :meth:`TrainPipeline.step`."""
-        outputs = super().step(batches)
+        outputs, trained = super().step(batches)
         rows = [int(weight) - 1 for weight in outputs[2].tolist() if weight]
         self._file.write(json.dumps({"step": self._step, "rows": rows}) + "\n")
         self._file.flush()
         if self._step == int(os.environ.get("KILL_AT", "-1")):
             os.kill(os.getpid(), signal.SIGKILL)
         self._step += 1
-        return outputs
+        return outputs, trained
 
 
 if __name__ == "__main__":

@@ -56,8 +56,9 @@ def trained(config: TrainConfig, worker: Worker) -> Job:
     with job.train_loader.batches(0, STEPS) as batches:
         for step in range(STEPS):
             job.optimizers.set_learning_rates(step)
-            job.assembled.dropout.advance(step)
-            job.metrics.update(*pipeline.step(batches))
+            job.assembled.step_context.advance(step)
+            outputs, _ = pipeline.step(batches)
+            job.metrics.update(*outputs)
     return job
 
 

@@ -56,7 +56,7 @@ def test_the_last_ones_are_kept(config: Callable[..., TrainConfig]) -> None:
 def test_a_checkpoint_holds_everything_that_a_run_needs(config: Callable[..., TrainConfig]) -> None:
     (result, _), _ = results_of(run_ranks(2, run_training, config()))
     names = set(tensors_of(Path(result.checkpoint)))
-    layer = "dense/head_sum.heads.dnn.layers.0.weight"
+    layer = "dense/head_sum.heads.dnn.network.layers.0.weight"
     assert {"tables/user/weight", "tables/user/sum", layer, "metric_sums"} <= names
     assert {f"{layer}/{moment}" for moment in ("step", "exp_avg", "exp_avg_sq")} <= names
     manifest = storage.read_manifest(Path(result.checkpoint))

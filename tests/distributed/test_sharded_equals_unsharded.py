@@ -68,7 +68,7 @@ def train_and_record(worker: Worker, config: TrainConfig, folder: str, first_ste
     ):
         for step in range(first_step, first_step + STEPS):
             job.optimizers.set_learning_rates(step)
-            logits, _, weights = pipeline.step(batches)
+            (logits, _, weights), _ = pipeline.step(batches)
             ids, dense, labels = rows_of(next(copies))
             steps.append(Step(ids, dense, labels, logits[weights > 0].double()))
     state.write(model_state(job.assembled.model).tensors, Path(folder, "after"))

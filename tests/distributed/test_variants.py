@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -11,11 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
 
 from tests.conftest import SCHEMA, click_rows
 from tests.ranks import results_of, run_ranks
-from trainer.config import TrainConfig
+from trainer.config import ModelConfig, TrainConfig, to_config
 from trainer.distributed import Worker
+from trainer.job import build
 from trainer.loop import train
 
 pytestmark = pytest.mark.distributed
@@ -25,13 +29,60 @@ def run_training(worker: Worker, config: TrainConfig) -> dict[str, float]:
     return train(config, worker).metrics
 
 
-@pytest.mark.parametrize("heads", [("linear",), ("fm",), ("dnn",), ("linear", "fm")], ids="+".join)
-def test_any_choice_of_heads_trains(heads: tuple[str, ...], make_config: Callable[..., TrainConfig]) -> None:
-    config = make_config()
-    config.model.heads = {name: config.model.heads[name] for name in heads}
-    metrics = results_of(run_ranks(2, run_training, config))
-    assert metrics[0] == metrics[1]
-    assert all(math.isfinite(value) for value in metrics[0].values())
+MODELS = sorted(path.stem for path in Path("configs/model").glob("*.yaml"))
+
+
+def composed_model(name: str) -> ModelConfig:
+    choices = (f"model={name}", "model.embedding_dim=3", "model.network.layers=[6,5]", "model.network.norm=batch")
+    ConfigStore.instance().store(name="train_schema", node=TrainConfig)
+    with initialize_config_dir(str(Path("configs").resolve()), version_base="1.3"):
+        return to_config(compose("train", list(choices)), TrainConfig).model
+
+
+def train_all(worker: Worker, configs: dict[str, TrainConfig]) -> dict[str, tuple[dict[str, float], int]]:
+    outcomes = {}
+    for name, config in configs.items():
+        outcomes[name] = (train(config, worker).metrics, build(config, worker).assembled.num_parameters)
+    return outcomes
+
+
+def expected_parameters(name: str) -> int:
+    """Rows of all tables V, fields M, sparse among them F, factors D, network 6-5-1 with batch normalization."""
+    V, M, N, D = 40 + 11 + 1000 + 20, 5, 1, 3
+
+    def network(width: int) -> int:
+        return (width * 6 + 6) + 2 * 6 + (6 * 5 + 5) + 2 * 5 + (5 + 1)
+
+    linear, factors = (V + N) + 1, (V + N) * D
+    pairs = M * (M - 1) // 2
+    cross = 3 * ((M * D) ** 2 + M * D) + M * D + 1
+    cin = 64 * M * M + 64 * 64 * M + 128 + 1
+    return {
+        "lr": linear,
+        "fm": linear + factors,
+        "fnn": (V + N) * (1 + D) + network(M * (1 + D)),
+        "ipnn": factors + network(M * D + pairs),
+        "opnn": factors + network(M * D + D * D),
+        "pnn": factors + network(M * D + pairs + D * D),
+        "wide_deep": linear + factors + network(M * D),
+        "deepfm": linear + factors + network(M * D),
+        "fm_dnn": linear + 2 * factors + network(M * D),
+        "dcn_v2": factors + cross + network(M * D),
+        "xdeepfm": linear + factors + cin + network(M * D),
+    }[name]
+
+
+def test_every_model_trains_sharded_alike_on_all_ranks_with_the_parameters_of_its_formula(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    configs = {
+        name: dataclasses.replace(make_config(run_dir=tmp_path / name), model=composed_model(name)) for name in MODELS
+    }
+    first, second = results_of(run_ranks(2, train_all, configs))
+    assert first == second
+    for name, (metrics, num_parameters) in first.items():
+        assert all(math.isfinite(value) for value in metrics.values()), name
+        assert num_parameters == expected_parameters(name), name
 
 
 SCHEMAS: dict[str, dict[str, Any]] = {

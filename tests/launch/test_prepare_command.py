@@ -49,7 +49,7 @@ def test_criteo_text_is_prepared_and_trained(tmp_path: Path) -> None:
     assert "6,000 rows read, 0 damaged ones left out" in said
     assert f"launch/train.py data=parquet data.root={out}" in said
 
-    small = ["model.embedding_dim=4", "model.heads.dnn.layers=[8]", "global_batch_size=512", "logging.every_steps=5"]
+    small = ["model.embedding_dim=4", "model.network.layers=[8]", "global_batch_size=512", "logging.every_steps=5"]
     torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "launch/train.py")
     code, said = run("data=parquet", f"data.root={out}", f"run_dir={tmp_path / 'run'}", *small, command=torchrun)
     assert code == 0, said

@@ -15,7 +15,7 @@ from tests.launch.processes import RunningJob, run_python, run_torchrun
 
 pytestmark = pytest.mark.distributed
 
-SMALL = ("epochs=1", "global_batch_size=16", "eval_global_batch_size=16", "model.heads.dnn.layers=[8]")
+SMALL = ("epochs=1", "global_batch_size=16", "eval_global_batch_size=16", "model.network.layers=[8]")
 
 
 def own_data(root: Path, *more: str) -> list[str]:

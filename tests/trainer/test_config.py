@@ -44,10 +44,21 @@ def test_own_data_needs_a_root_alone() -> None:
 
 
 def test_command_line_overrides_reach_the_config() -> None:
-    config = composed("model.embedding_dim=32", "optimizer.sparse.lr=0.5", "model.heads.dnn.layers=[8]")
+    config = composed("model.embedding_dim=32", "optimizer.sparse.lr=0.5", "model.network.layers=[8]")
     assert config.model.embedding_dim == 32
     assert config.optimizer.sparse.lr == 0.5
-    assert config.model.heads["dnn"] == {"layers": [8], "activation": "relu", "dropout": 0.0}
+    assert config.model.network.layers == config.model.heads["dnn"]["layers"] == [8]
+
+
+def test_a_head_may_differ_from_the_models_network() -> None:
+    config = composed("model.network.dropout=0.5", "+model.heads.dnn.layers=[7]")
+    assert config.model.network.layers == [400, 400, 400]
+    assert (config.model.heads["dnn"]["layers"], config.model.heads["dnn"]["dropout"]) == ([7], 0.5)
+
+
+def test_a_shape_by_name_reaches_the_heads() -> None:
+    config = composed("model=pnn", "model.network.shape=increasing")
+    assert config.model.heads["products"]["layers"] == [100, 200, 300]
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -64,13 +75,21 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"data": {"test": [3]}}, "data.test is [3], but must be a path"),
     ({"model": {"embedding_dim": 0}}, "model.embedding_dim is 0, but must be at least 1."),
     ({"model": {"init_std": -0.1}}, "model.init_std is -0.1, but must be between 0 and 10."),
-    ({"model": {"heads": {"dnn": {"layers": []}}}}, "model.heads.dnn: layers is [], but must list at least one layer"),
+    (
+        {"model": {"heads": {"dnn": {"layers": []}}}},
+        "model.heads.dnn: layers is [], but must be a list of at least one layer",
+    ),
     ({"model": {"heads": {"dnn": {"dropout": 1.0}}}}, "model.heads.dnn: dropout is 1.0, but must be at least 0"),
     ({"model": {"heads": {"dnn": {"activation": "swish"}}}}, "activation is 'swish', but must be one of relu, tanh"),
     ({"model": {"heads": {"dnn": {"layrs": [3]}}}}, "model.heads.dnn: unknown key 'layrs'. Did you mean 'layers'?"),
     ({"model": {"heads": {"dnn": {"layers": "wide"}}}}, "model.heads.dnn: 'layers': must be a list, like [1, 2]."),
     ({"model": {"heads": {"dnn": 5}}}, "model.heads.dnn: is 5, but must be a mapping"),
-    ({"model": {"heads": {"deep": {}}}}, "model.heads: unknown head 'deep'. Known names: dnn, fm, linear."),
+    ({"model": {"heads": {"deep": {}}}}, "model.heads: unknown head 'deep'. Known names: cin, cross, dnn, fm,"),
+    ({"model": {"heads": {"cross": {"depth": 0}}}}, "model.heads.cross: depth is 0, but must be at least 1."),
+    ({"model": {"heads": {"cross": {"rank": 0}}}}, "model.heads.cross: rank is 0, but must be at least 1, or null"),
+    ({"model": {"heads": {"cin": {"maps": []}}}}, "model.heads.cin: maps is [], but must list at least one layer"),
+    ({"model": {"network": {"norm": "group"}}}, "model.network.norm is 'group', but must be one of none, batch, layer"),
+    ({"optimizer": {"sparse": {"weight_decay": -1}}}, "optimizer.sparse.weight_decay is -1.0, but must be 0 or a pos"),
     ({"optimizer": {"sparse": {"name": "adagard"}}}, "is 'adagard', which is unknown. Did you mean 'adagrad'?"),
     ({"optimizer": {"sparse": {"lr": 0}}}, "optimizer.sparse.lr is 0.0, but must be a positive number."),
     ({"optimizer": {"sparse": {"eps": 0}}}, "optimizer.sparse.eps is 0.0, but must be a positive number."),

@@ -11,7 +11,7 @@ from data.index import build_index
 from data.loader import BatchLoader
 from data.order import SampleOrder
 from data.schema import parse_schema
-from trainer.model.embeddings import embedding_tables
+from trainer.model.embeddings import RowLayout, embedding_tables
 
 LISTS = [[1, 2, 3], [], [4], [2, 2]]
 WEIGHTS = [[0.5, 1.0, 2.0], [], [3.0], [1.0, 0.25]]
@@ -34,7 +34,7 @@ def test_sums_means_and_weighted_sums_of_lists_are_those_of_the_definition(tmp_p
     with BatchLoader(index, order, schema, rank=0, world_size=1).batches(0, 1) as stream:
         batch = next(stream)
 
-    tables = embedding_tables(schema, 3)
+    tables = embedding_tables(schema, RowLayout(3, first_order=True))
     tables.to_empty(device="cpu")
     value_of_row = torch.arange(10.0) + 1
     for table in tables.parameters():

@@ -18,6 +18,7 @@ from trainer.config.optimizer import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
+from trainer.config.replay import ReplayConfig
 from trainer.config.sharding import ShardingConfig
 from trainer.config.train import DistributedConfig, LoggingConfig, TrainConfig
 from trainer.errors import ConfigError
@@ -32,6 +33,7 @@ __all__ = [
     "LoggingConfig",
     "ModelConfig",
     "OptimizerConfig",
+    "ReplayConfig",
     "ScheduleConfig",
     "ShardingConfig",
     "SparseOptimizerConfig",
@@ -47,7 +49,7 @@ def to_config(composed: DictConfig | dict[str, Any], cls: type[T], *, where: str
 
     Args:
         composed: Hydra's composition, or the plain values of a checkpoint's record.
-        cls: :class:`TrainConfig` or :class:`EvaluateConfig`.
+        cls: :class:`TrainConfig`, :class:`EvaluateConfig` or :class:`ReplayConfig`.
         where: Names the values in messages.
 
     Raises:

@@ -14,6 +14,7 @@ from trainer.config.rules import at_least, multiple_of_lanes, one_of, positive
 from trainer.config.sharding import ShardingConfig
 
 DEVICES = ("auto", "cpu", "cuda")
+NONFINITE_POLICIES = ("raise", "skip")
 
 
 @dataclass
@@ -54,6 +55,8 @@ class TrainConfig:
     max_steps: int | None = None
     eval_every_epochs: int = 1
     eval_global_batch_size: int = 8192
+    on_nonfinite: str = "raise"
+    max_nonfinite_steps: int = 10
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -67,6 +70,8 @@ class TrainConfig:
         at_least(0, self.seed, "seed")
         at_least(1, self.epochs, "epochs")
         at_least(1, self.eval_every_epochs, "eval_every_epochs")
+        one_of(NONFINITE_POLICIES, self.on_nonfinite, "on_nonfinite")
+        at_least(0, self.max_nonfinite_steps, "max_nonfinite_steps")
         if self.max_steps is not None:
             at_least(1, self.max_steps, "max_steps")
         for key in ("global_batch_size", "eval_global_batch_size"):

@@ -76,6 +76,10 @@ class Journal:
         self._board.flush()
         self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s)
 
+    def left_out(self, step: int, num_nonfinite: int) -> None:
+        """Writes that a step was not taken because its loss is not finite, and how many were not so far."""
+        self._board.scalars("train", {"nonfinite_steps": num_nonfinite}, step)
+
     def data(self, step: int, counts: Mapping[str, float]) -> None:
         """Writes counts about the data read so far."""
         self._board.scalars("data", counts, step)

@@ -10,10 +10,10 @@ from torch import nn
 from data.batch import Batch
 from data.schema import Schema
 from trainer.config import ModelConfig
-from trainer.model.dropout import DropoutStream
-from trainer.model.embeddings import FieldVectors, embedding_tables
+from trainer.model.embeddings import FieldVectors, RowLayout, embedding_tables
 from trainer.model.head import head_configs, known_heads
 from trainer.model.head.base import Shape
+from trainer.model.step_context import StepContext
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """(logits, labels, weights), float32 [B] each, detached."""
@@ -22,16 +22,33 @@ Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class HeadSum(nn.Module):
     """Adds up the logits of the heads: Guo et al. 2017, eq. 1, before the sigmoid."""
 
-    def __init__(self, config: ModelConfig, shape: Shape, dropout: DropoutStream) -> None:
+    def __init__(self, config: ModelConfig, shape: Shape, context: StepContext) -> None:
         super().__init__()
         known = known_heads()
         configs = head_configs(config.heads)
-        self.heads = nn.ModuleDict({name: known[name](c, shape, dropout) for name, c in configs.items()})
+        self.heads = nn.ModuleDict({name: known[name](c, shape, context) for name, c in configs.items()})
+        self._context = context
+        reading = [name for name, c in configs.items() if known[name].reads(c).vectors]
+        places = {name: place if config.separate_embeddings else 0 for place, name in enumerate(reading)}
+        dim = shape.embedding_dim
+        self._factors = {name: slice(place * dim, (place + 1) * dim) for name, place in places.items()}
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
-        """Logits, float [B]."""
-        logits = [head(first_order_BM, vectors_BMD) for head in self.heads.values()]
+    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
+        """Logits, float [B]; ``vectors_BMD`` holds D factors for each head if they are separate."""
+        self._context.see_rows(weights_B)
+        logits = [
+            head(first_order_BM, vectors_BMD[:, :, self._factors.get(name, slice(0, 0))])
+            for name, head in self.heads.items()
+        ]
         return torch.stack(logits).sum(0)
+
+
+def row_layout(config: ModelConfig) -> RowLayout:
+    """What the heads of a model need in a table row."""
+    reads = [known_heads()[name].reads(c) for name, c in head_configs(config.heads).items()]
+    num_readers = sum(r.vectors for r in reads)
+    shares = num_readers if config.separate_embeddings else min(1, num_readers)
+    return RowLayout(config.embedding_dim * shares, any(r.first_order for r in reads))
 
 
 class WeightedLogLoss(nn.Module):
@@ -81,7 +98,7 @@ class CTRModel(nn.Module):
     Args:
         schema: The features.
         config: Dimension, initialization and heads.
-        dropout: Where the heads' random masks come from.
+        context: What dropout and batch normalization need to know of a step.
         world_size: Ranks of the job.
         seed: Of the dense weights; the tables are initialized once they are sharded.
         sum_weights: Whether :attr:`Batch.global_weight` is unknown even without sample weights.
@@ -95,30 +112,31 @@ class CTRModel(nn.Module):
         schema: Schema,
         config: ModelConfig,
         *,
-        dropout: DropoutStream,
+        context: StepContext,
         world_size: int,
         seed: int,
         sum_weights: bool = False,
     ) -> None:
         super().__init__()
         shape = Shape(len(schema.sparse) + len(schema.dense), config.embedding_dim)
+        layout = row_layout(config)
         # Every rank draws the same dense weights, and leaves the global generator as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.fields = FieldVectors(
                 schema.sparse_keys,
                 num_dense=len(schema.dense),
-                embedding_dim=config.embedding_dim,
+                layout=layout,
                 std=config.init_std,
             )
-            self.head_sum = HeadSum(config, shape, dropout)
+            self.head_sum = HeadSum(config, shape, context)
         self.loss = WeightedLogLoss(world_size=world_size, sum_weights=sum_weights or schema.weight is not None)
-        self.embeddings = embedding_tables(schema, config.embedding_dim)
+        self.embeddings = embedding_tables(schema, layout)
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""
         embedded = self.embeddings(batch.sparse)
         first_order_BM, vectors_BMD = self.fields(embedded, batch.dense)
-        logits_B = self.head_sum(first_order_BM, vectors_BMD)
+        logits_B = self.head_sum(first_order_BM, vectors_BMD, batch.weights)
         loss = self.loss(logits_B, (batch.labels, batch.weights, batch.global_weight, batch.fill))
         return loss, (logits_B.detach(), batch.labels, batch.weights)

@@ -1,9 +1,11 @@
-"""The shared embeddings: one table row holds a feature's D factors and its first-order weight.
+"""The shared embeddings: one table row holds a feature's factors and its first-order weight.
 
 B: batch, F: sparse features, N: dense features, M = F + N fields, D: factors, R: row width.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -21,12 +23,30 @@ TABLE_PREFIX = "t_"
 _INIT_BLOCK_ROWS = 65536
 
 
-def row_width(embedding_dim: int) -> int:
-    """R: D factors and the first-order weight, padded to the multiple of 4 that FBGEMM demands."""
-    return -(-(embedding_dim + 1) // 4) * 4
+@dataclass(frozen=True)
+class RowLayout:
+    """What a table row holds: the factors, then the first-order weight, then padding.
+
+    Attributes:
+        num_factors: D, or D for each head if they have separate embeddings, or 0 if no head reads them.
+        first_order: Whether some head reads the first-order weight.
+    """
+
+    num_factors: int
+    first_order: bool
+
+    @property
+    def num_values(self) -> int:
+        """Numbers of a row that are learned."""
+        return self.num_factors + self.first_order
+
+    @property
+    def width(self) -> int:
+        """R: the learned numbers, padded to the multiple of 4 that FBGEMM demands."""
+        return -(-self.num_values // 4) * 4
 
 
-def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollection:
+def embedding_tables(schema: Schema, layout: RowLayout) -> EmbeddingBagCollection:
     """The tables of a schema on the meta device: shapes without memory, until they are sharded.
 
     Where the values carry weights, the weights make the mean (see ``data.assemble``).
@@ -38,7 +58,7 @@ def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollecti
             EmbeddingBagConfig(
                 name=f"{TABLE_PREFIX}{table.name}",
                 num_embeddings=table.num_embeddings,
-                embedding_dim=row_width(embedding_dim),
+                embedding_dim=layout.width,
                 feature_names=list(table.features),
                 pooling=PoolingType.MEAN if table.pooling == "mean" and not schema.weighted_bags else PoolingType.SUM,
             )
@@ -48,7 +68,7 @@ def embedding_tables(schema: Schema, embedding_dim: int) -> EmbeddingBagCollecti
 
 
 def initialize_tables(
-    state_dict: dict[str, object], schema: Schema, *, embedding_dim: int, std: float, seed: int
+    state_dict: dict[str, object], schema: Schema, layout: RowLayout, *, std: float, seed: int
 ) -> None:
     """Fills this rank's shards: factors from N(0, std^2), first-order weights and padding with 0.
 
@@ -59,7 +79,7 @@ def initialize_tables(
     Args:
         state_dict: Of the sharded model.
         schema: Names the tables; a table's place in it is part of its seed.
-        embedding_dim: D.
+        layout: Of the rows.
         std: Standard deviation of the factors.
         seed: Of the run.
     """
@@ -77,7 +97,7 @@ def initialize_tables(
                 generator.manual_seed(derive_seed(seed, table, block) >> 1)
                 size = (min(_INIT_BLOCK_ROWS, value.size(0) - first), value.size(1))
                 values = torch.empty(size, device=tensor.device).normal_(0, std, generator=generator)
-                values[:, embedding_dim:] = 0
+                values[:, layout.num_factors :] = 0
                 start, stop = max(first, rows.start), min(first + size[0], rows.stop)
                 target = tensor.detach()[start - rows.start : stop - rows.start]
                 target.copy_(values[start - first : stop - first, columns])
@@ -99,22 +119,29 @@ class FieldVectors(nn.Module):
     Args:
         keys: The sparse features in their canonical order.
         num_dense: N.
-        embedding_dim: D.
+        layout: Of the table rows.
         std: Standard deviation of the dense fields' initial factors.
     """
 
-    def __init__(self, keys: list[str], *, num_dense: int, embedding_dim: int, std: float) -> None:
+    def __init__(self, keys: list[str], *, num_dense: int, layout: RowLayout, std: float) -> None:
         super().__init__()
-        self.dense_vectors = nn.Parameter(torch.empty(num_dense, embedding_dim).normal_(0, std))
-        self.dense_weights = nn.Parameter(torch.zeros(num_dense))
+        # A parameter that the loss does not depend on would keep the gradients' all-reduce waiting.
+        if num_dense and layout.num_factors:
+            self.dense_vectors = nn.Parameter(torch.empty(num_dense, layout.num_factors).normal_(0, std))
+        if num_dense and layout.first_order:
+            self.dense_weights = nn.Parameter(torch.zeros(num_dense))
         self._keys = keys
-        self._embedding_dim = embedding_dim
+        self._num_dense = num_dense
+        self._layout = layout
         self._permutation: tuple[list[str], torch.Tensor | None] | None = None
 
     def forward(
         self, embedded: KeyedTensor | LazyAwaitable[KeyedTensor], dense_BN: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """First-order terms float [B, M] and vectors float [B, M, D]: sparse fields, then dense ones."""
+        """First-order terms float [B, M] and vectors float [B, M, D]: sparse fields, then dense ones.
+
+        What the layout leaves out is empty: [B, 0] or [B, M, 0].
+        """
         if isinstance(embedded, LazyAwaitable):
             embedded = embedded.wait()
         rows_BFR = embedded.values().unflatten(1, (len(self._keys), -1))
@@ -122,9 +149,12 @@ class FieldVectors(nn.Module):
         order = self._order(embedded.keys(), rows_BFR.device)
         if order is not None:
             rows_BFR = rows_BFR.index_select(1, order)
-        D = self._embedding_dim
-        first_order_BM = torch.cat([rows_BFR[:, :, D], dense_BN * self.dense_weights], 1)
-        vectors_BMD = torch.cat([rows_BFR[:, :, :D], dense_BN.unsqueeze(2) * self.dense_vectors], 1)
+        D = self._layout.num_factors
+        first_order_BM, vectors_BMD = rows_BFR[:, :, D : self._layout.num_values].flatten(1), rows_BFR[:, :, :D]
+        if self._num_dense and self._layout.first_order:
+            first_order_BM = torch.cat([first_order_BM, dense_BN * self.dense_weights], 1)
+        if self._num_dense and D:
+            vectors_BMD = torch.cat([vectors_BMD, dense_BN.unsqueeze(2) * self.dense_vectors], 1)
         return first_order_BM, vectors_BMD
 
     def _order(self, keys: list[str], device: torch.device) -> torch.Tensor | None:

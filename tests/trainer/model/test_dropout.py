@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import torch
 
-from trainer.model.dropout import DropoutStream, LaneDropout
+from trainer.model.dropout import LaneDropout
+from trainer.model.step_context import StepContext
 
 
 def dropped(lanes: list[int], step: int, *, number: int = 0, rows_per_lane: int = 50) -> torch.Tensor:
-    stream = DropoutStream(3, lanes)
-    stream.advance(step)
-    return stream.layer(0.25, number=number)(torch.ones(rows_per_lane * len(lanes), 40))
+    context = StepContext(3, lanes)
+    context.advance(step)
+    layers = [LaneDropout(0.25, context) for _ in range(number + 1)]
+    return layers[number](torch.ones(rows_per_lane * len(lanes), 40))
 
 
 def test_lanes_get_the_same_masks_on_any_rank() -> None:
@@ -32,6 +34,6 @@ def test_kept_units_are_scaled_so_that_the_mean_stays() -> None:
 
 
 def test_nothing_is_dropped_outside_of_training() -> None:
-    layer = LaneDropout(0.5, DropoutStream(0, [0]), 0).eval()
+    layer = LaneDropout(0.5, StepContext(0, [0])).eval()
     units = torch.randn(7, 3)
     assert torch.equal(layer(units), units)

@@ -6,17 +6,22 @@ import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from trainer.model.embeddings import FieldVectors, row_width
+from trainer.model.embeddings import FieldVectors, RowLayout
 
 
 @pytest.mark.parametrize(("factors", "width"), [(1, 4), (3, 4), (7, 8), (8, 12), (15, 16), (16, 20), (128, 132)])
 def test_rows_hold_factors_and_weight_padded_to_four(factors: int, width: int) -> None:
-    assert row_width(factors) == width
+    assert RowLayout(factors, first_order=True).width == width
+
+
+def test_rows_hold_nothing_that_no_head_reads() -> None:
+    assert RowLayout(16, first_order=False).width == 16
+    assert RowLayout(0, first_order=True).width == 4
 
 
 def fields(keys: list[str], values_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    module = FieldVectors(["a", "b"], num_dense=1, embedding_dim=2, std=1.0)
+    module = FieldVectors(["a", "b"], num_dense=1, layout=RowLayout(2, first_order=True), std=1.0)
     with torch.no_grad():
         module.dense_weights.fill_(10.0)
         module.dense_vectors.copy_(torch.tensor([[100.0, 1000.0]]))

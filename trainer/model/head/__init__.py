@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib
 import inspect
 import pkgutil
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from data.structured import structured, suggestion
 from trainer.errors import ConfigError
 from trainer.model.head.base import Head
+from trainer.model.network import NetworkConfig
 
 
 @cache
@@ -25,11 +27,12 @@ def known_heads() -> dict[str, type[Head]]:
     return heads
 
 
-def head_configs(settings: dict[str, Any]) -> dict[str, Any]:
+def head_configs(settings: dict[str, Any], network: NetworkConfig | None = None) -> dict[str, Any]:
     """Checks the settings of the chosen heads.
 
     Args:
         settings: ``model.heads``: a head's name to its settings (None or {} for the defaults).
+        network: ``model.network``: the defaults of the heads that hold a network.
 
     Returns:
         Each head's name to an instance of its ``Config``.
@@ -41,7 +44,10 @@ def head_configs(settings: dict[str, Any]) -> dict[str, Any]:
     for name in settings:
         if name not in known:
             raise ConfigError(f"model.heads: unknown head '{name}'.{suggestion(name, sorted(known))}")
-    return {
-        name: structured(known[name].Config, values, where=f"model.heads.{name}", error=ConfigError)
-        for name, values in settings.items()
-    }
+    configs = {}
+    for name, values in settings.items():
+        own, cls = values, known[name].Config
+        if network is not None and issubclass(cls, NetworkConfig) and isinstance(values, Mapping | None):
+            own = {**network.defaults(), **(values or {})}
+        configs[name] = structured(cls, own, where=f"model.heads.{name}", error=ConfigError)
+    return configs

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from trainer.model.dropout import DropoutStream
+from trainer.model.step_context import StepContext
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,24 @@ class Shape:
     num_fields: int
     embedding_dim: int
 
+    @property
+    def num_pairs(self) -> int:
+        """Pairs of different fields."""
+        return self.num_fields * (self.num_fields - 1) // 2
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Which parts of the embeddings a head looks at; what no head reads is not made.
+
+    Attributes:
+        first_order: The first-order weights.
+        vectors: The factors.
+    """
+
+    first_order: bool = False
+    vectors: bool = True
+
 
 class Head(nn.Module, ABC):
     """Turns the fields of a batch into logits. B: batch, M: fields, D: embedding dimension."""
@@ -31,17 +49,22 @@ class Head(nn.Module, ABC):
     Config: ClassVar[type[Any]]
 
     @abstractmethod
-    def __init__(self, config: Any, shape: Shape, dropout: DropoutStream) -> None:
-        """Builds the head; ``dropout`` is where its random masks come from."""
+    def __init__(self, config: Any, shape: Shape, context: StepContext) -> None:
+        """Builds the head; ``context`` is what its dropout and batch normalization need."""
         super().__init__()
+
+    @classmethod
+    def reads(cls, config: Any) -> Reads:
+        """What :meth:`forward` looks at."""
+        return Reads()
 
     @abstractmethod
     def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
         """Logits of this head.
 
         Args:
-            first_order_BM: w_j * x_j for each field j, float [B, M].
-            vectors_BMD: v_j * x_j for each field j, float [B, M, D].
+            first_order_BM: w_j * x_j for each field j, float [B, M]; empty if no head reads it.
+            vectors_BMD: v_j * x_j for each field j, float [B, M, D]; empty if no head reads it.
 
         Returns:
             float [B].

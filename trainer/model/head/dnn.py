@@ -2,57 +2,47 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
-from torch import nn
 
-from trainer.errors import ConfigError
-from trainer.model.dropout import DropoutStream
-from trainer.model.head.base import Head, Shape
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "sigmoid": nn.Sigmoid}
+from trainer.model.head.base import Head, Reads, Shape
+from trainer.model.network import Network, NetworkConfig
+from trainer.model.step_context import StepContext
 
 
 @dataclass
-class DNNConfig:
-    """Neurons of each hidden layer, their activation, and the share of them dropped in training."""
+class DNNConfig(NetworkConfig):
+    """The network, and whether the first-order weights are among its inputs, as FNN has them."""
 
-    layers: list[int] = field(default_factory=lambda: [400, 400, 400])
-    activation: str = "relu"
-    dropout: float = 0.0
+    KEY: ClassVar[str] = ""
 
-    def __post_init__(self) -> None:
-        if not self.layers or any(neurons < 1 for neurons in self.layers):
-            raise ConfigError(f"layers is {self.layers}, but must list at least one layer of at least 1 neuron.")
-        if self.activation not in ACTIVATIONS:
-            raise ConfigError(f"activation is '{self.activation}', but must be one of {', '.join(ACTIVATIONS)}.")
-        if not 0 <= self.dropout < 1:
-            raise ConfigError(f"dropout is {self.dropout}, but must be at least 0 and below 1.")
+    first_order: bool = False
 
 
 class DNN(Head):
-    """y = a feed-forward network over the concatenated field vectors (a_0 = [e_1, ..., e_M])."""
+    """y = a feed-forward network over the concatenated field vectors (a_0 = [e_1, ..., e_M]).
+
+    With ``first_order``, the input is that of FNN, z_i = (w_i, v_i): Zhang et al. 2016, eq. 5.
+    """
 
     Config = DNNConfig
 
-    def __init__(self, config: DNNConfig, shape: Shape, dropout: DropoutStream) -> None:
-        super().__init__(config, shape, dropout)
-        layers: list[nn.Module] = []
-        width = shape.num_fields * shape.embedding_dim
-        for number, neurons in enumerate(config.layers):
-            linear = nn.Linear(width, neurons)
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.zeros_(linear.bias)
-            layers += [linear, ACTIVATIONS[config.activation]()]
-            if config.dropout:
-                layers.append(dropout.layer(config.dropout, number=number))
-            width = neurons
-        output = nn.Linear(width, 1)
-        nn.init.xavier_uniform_(output.weight)
-        nn.init.zeros_(output.bias)
-        self.layers = nn.Sequential(*layers, output)
+    def __init__(self, config: DNNConfig, shape: Shape, context: StepContext) -> None:
+        super().__init__(config, shape, context)
+        self._first_order = config.first_order
+        width = shape.num_fields * (shape.embedding_dim + config.first_order)
+        self.network = Network(config, width, context)
+
+    @classmethod
+    def reads(cls, config: DNNConfig) -> Reads:
+        """Vectors, and on demand first-order weights."""
+        return Reads(first_order=config.first_order)
 
     def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
         """See :meth:`Head.forward`."""
-        return self.layers(vectors_BMD.flatten(1)).squeeze(1)
+        input_BI = vectors_BMD.flatten(1)
+        if self._first_order:
+            input_BI = torch.cat([first_order_BM, input_BI], 1)
+        return self.network(input_BI)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-from trainer.model.dropout import DropoutStream
 from trainer.model.head.base import Head, Shape
+from trainer.model.step_context import StepContext
 
 
 @dataclass
@@ -24,8 +24,8 @@ class FM(Head):
 
     Config = FMConfig
 
-    def __init__(self, config: FMConfig, shape: Shape, dropout: DropoutStream) -> None:
-        super().__init__(config, shape, dropout)
+    def __init__(self, config: FMConfig, shape: Shape, context: StepContext) -> None:
+        super().__init__(config, shape, context)
 
     def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
         """See :meth:`Head.forward`."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from trainer.model.dropout import DropoutStream
-from trainer.model.head.base import Head, Shape
+from trainer.model.head.base import Head, Reads, Shape
+from trainer.model.step_context import StepContext
 
 
 @dataclass
@@ -21,9 +21,14 @@ class Linear(Head):
 
     Config = LinearConfig
 
-    def __init__(self, config: LinearConfig, shape: Shape, dropout: DropoutStream) -> None:
-        super().__init__(config, shape, dropout)
+    def __init__(self, config: LinearConfig, shape: Shape, context: StepContext) -> None:
+        super().__init__(config, shape, context)
         self.bias = nn.Parameter(torch.zeros(()))
+
+    @classmethod
+    def reads(cls, config: LinearConfig) -> Reads:
+        """First-order weights alone."""
+        return Reads(first_order=True, vectors=False)
 
     def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
         """See :meth:`Head.forward`."""

@@ -1,0 +1,35 @@
+"""IPNN: Qu et al. 2016, with g(v_i, v_j) = <v_i, v_j>."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from trainer.model.head.base import Head, Shape
+from trainer.model.network import Network, NetworkConfig
+from trainer.model.product import inner_products
+from trainer.model.step_context import StepContext
+
+
+@dataclass
+class InnerProductConfig(NetworkConfig):
+    """The network."""
+
+    KEY: ClassVar[str] = ""
+
+
+class InnerProduct(Head):
+    """A network over the field vectors and the inner products of all their pairs."""
+
+    Config = InnerProductConfig
+
+    def __init__(self, config: InnerProductConfig, shape: Shape, context: StepContext) -> None:
+        super().__init__(config, shape, context)
+        width = shape.num_fields * shape.embedding_dim + shape.num_pairs
+        self.network = Network(config, width, context)
+
+    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+        """See :meth:`Head.forward`."""
+        return self.network(torch.cat([vectors_BMD.flatten(1), inner_products(vectors_BMD)], 1))
