@@ -93,11 +93,12 @@ def process_group(worker: Worker, *, timeout_s: float) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def on_main(act: Callable[[], T]) -> T:
+def on_main(act: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> T:
     """Runs an act on rank 0 alone and gives its result to all ranks. All ranks must call this.
 
     Args:
         act: Called on rank 0; its result must be picklable.
+        group: Of all ranks, to tell them through; None for the job's own.
 
     Raises:
         ShardFMError: What the act raised, on rank 0.
@@ -111,7 +112,7 @@ def on_main(act: Callable[[], T]) -> T:
         except Exception as failure:  # told to all ranks before it is raised
             error = failure
             outcome[1] = _describe(failure)
-    dist.broadcast_object_list(outcome, src=0)
+    dist.broadcast_object_list(outcome, src=0, group=group)
     if error is not None:
         raise error
     if outcome[1] is not None:
@@ -120,11 +121,12 @@ def on_main(act: Callable[[], T]) -> T:
     return result
 
 
-def on_all(act: Callable[[], T]) -> T:
+def on_all(act: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> T:
     """Runs an act on every rank; if it fails anywhere, all ranks raise. All ranks must call this.
 
     Args:
         act: Must not call collectives itself: a rank that fails in it would leave the others waiting.
+        group: Of all ranks, to agree through; None for the job's own.
 
     Raises:
         ShardFMError: What the act raised here.
@@ -137,7 +139,7 @@ def on_all(act: Callable[[], T]) -> T:
     except Exception as failure:  # told to all ranks before it is raised
         error = failure
     messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, None if error is None else _describe(error))
+    dist.all_gather_object(messages, None if error is None else _describe(error), group=group)
     failed = [rank for rank, message in enumerate(messages) if message is not None]
     if error is not None:
         # Where several ranks fail alike, one of them speaks.
@@ -147,10 +149,10 @@ def on_all(act: Callable[[], T]) -> T:
     return result
 
 
-def gather(value: T) -> list[T]:
+def gather(value: T, *, group: dist.ProcessGroup | None = None) -> list[T]:
     """Every rank's value, in the order of the ranks, on every rank. All ranks must call this."""
     values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    dist.all_gather_object(values, value, group=group)
     return values
 
 

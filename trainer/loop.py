@@ -60,7 +60,7 @@ def train(config: TrainConfig, worker: Worker) -> Result:
     batches = job.train_loader.batches(job.start_step, job.total_steps)
     if worker.is_main:
         save_config(config)
-    with batches, journal, PreemptionGuard() as preemption:
+    with batches, journal, job.checkpoints, PreemptionGuard() as preemption:
         journal.open(job.headline, plan_markdown(job.assembled.plan))
         result = _run(job, batches, journal, preemption)
     if worker.is_main:
@@ -88,6 +88,7 @@ def _run(job: Job, batches: BatchStream, journal: Journal, preemption: Preemptio
             non_finite.refuse(step, outputs, checkpoint)
             journal.left_out(done, non_finite.num_skipped)
         journal.step_done()
+        job.checkpoints.check()
 
         last, epochs_done = done == job.total_steps, done // steps_per_epoch
         if done % config.logging.every_steps == 0 or last:
@@ -96,6 +97,8 @@ def _run(job: Job, batches: BatchStream, journal: Journal, preemption: Preemptio
         if done % config.checkpoint.every_steps == 0 or last or told_to_stop:
             tensors = training_state(model, job.optimizers, job.metrics.global_sums()).tensors
             checkpoint = job.checkpoints.save(tensors, step=done, epoch=epochs_done)
+            if last or told_to_stop:
+                job.checkpoints.wait()
             journal.pause()
         if told_to_stop:
             raise PreemptedError(

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any, TypeVar
 
 import torch.distributed as dist
@@ -17,7 +18,9 @@ import torch.distributed as dist
 from data.order import SampleOrder
 from data.schema import Schema
 from trainer.checkpoint import state, storage
+from trainer.checkpoint.background import Background
 from trainer.checkpoint.parts import Tensors
+from trainer.checkpoint.staging import Staging
 from trainer.checkpoint.storage import Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import gather, on_all, on_main
@@ -45,7 +48,7 @@ class Resume:
 
 
 class CheckpointManager:
-    """The checkpoints of one run.
+    """The checkpoints of one run; a context, which lets a write that goes on end. All ranks must create it.
 
     Args:
         config: Of the run; recorded in every checkpoint.
@@ -58,9 +61,16 @@ class CheckpointManager:
         self._config = config
         self._identity = identity
         self._world_size = world_size
+        self._staging = Staging()
+        self._background = (
+            Background(timeout_s=config.distributed.timeout_s) if config.checkpoint.asynchronous else None
+        )
 
     def save(self, tensors: Tensors, *, step: int, epoch: int) -> Path:
-        """Writes and commits a checkpoint, then drops the oldest. All ranks must call this.
+        """Saves a checkpoint, then drops the oldest. All ranks must call this.
+
+        If the config says so, training may go on when this returns, and the checkpoint is written from a
+        copy; :meth:`wait` waits for its commit. A save waits for the one before it.
 
         Args:
             tensors: See :func:`trainer.checkpoint.canonical.training_state`.
@@ -68,18 +78,56 @@ class CheckpointManager:
             epoch: Epochs completed.
 
         Returns:
-            The committed directory.
+            The directory that is, or is going to be, committed.
 
         Raises:
-            CheckpointError: Some rank could not write; nothing is committed, and what was stays.
+            CheckpointError: Some rank could not write, now or since the last save; nothing is committed,
+                and what was stays.
         """
+        if self._background is None:
+            return self._write(tensors, step, epoch, None)
+        self._background.wait()
+        staged = on_all(lambda: self._staging.copy(tensors))
+        group = self._background.group
+        self._background.start(lambda: self._write(staged, step, epoch, group))
+        return storage.committed_path(self.directory, step)
+
+    def check(self) -> None:
+        """Raises what a write failed with, on all ranks in the same step. All ranks must call this, once a step.
+
+        Raises:
+            CheckpointError: Some rank could not write; nothing is committed.
+        """
+        if self._background is not None:
+            self._background.check()
+
+    def wait(self) -> None:
+        """Waits until what was saved is committed. All ranks must call this.
+
+        Raises:
+            CheckpointError: Some rank could not write; nothing is committed.
+        """
+        if self._background is not None:
+            self._background.wait()
+
+    def __enter__(self) -> CheckpointManager:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._background is not None:
+            self._background.settle()
+
+    def _write(self, tensors: Tensors, step: int, epoch: int, group: dist.ProcessGroup | None) -> Path:
+        """Writes and commits; in the thread of the background, all it says to other ranks goes through its group."""
         started = time.monotonic()
-        staged = on_main(lambda: storage.stage(self.directory, step))
-        state.write(tensors, staged)
+        staged = on_main(lambda: storage.stage(self.directory, step), group=group)
+        state.write(tensors, staged, group=group)
         # Each rank reads back what it wrote itself, so that the checksums cost no rank the whole checkpoint.
         rank = dist.get_rank()
         own = [*staged.glob(f"__{rank}_*"), *(staged.glob(".metadata") if rank == 0 else ())]
-        measured = gather(on_all(lambda: storage.measure(own)))
+        measured = gather(on_all(lambda: storage.measure(own), group=group), group=group)
         files = {name: file for part in measured for name, file in part.items()}
 
         def finish() -> Path:
@@ -98,7 +146,7 @@ class CheckpointManager:
             logger.info("step %d: saved %s in %.1f s", step, path, time.monotonic() - started)
             return path
 
-        return on_main(finish)
+        return on_main(finish, group=group)
 
     def find_resume(self) -> Resume | None:
         """The checkpoint to continue from, or None to start anew. All ranks must call this.

@@ -37,7 +37,9 @@ def write(tensors: Tensors, path: Path, *, group: dist.ProcessGroup | None = Non
         CheckpointError: Some rank could not write; raised on all ranks.
     """
     try:
-        save(tensors, storage_writer=FileSystemWriter(path), planner=PartsSavePlanner(), process_group=group)
+        # Nothing is copied ahead of its writing: what is on a GPU is staged, and a thread has no stream of its own.
+        writer = FileSystemWriter(path, per_thread_copy_ahead=0)
+        save(tensors, storage_writer=writer, planner=PartsSavePlanner(), process_group=group)
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}") from cause
 
