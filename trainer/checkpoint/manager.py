@@ -23,6 +23,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import gather, on_all, on_main
 from trainer.errors import CheckpointError, ConfigError
 from trainer.inputs import Dataset
+from trainer.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
@@ -59,13 +60,14 @@ class CheckpointManager:
         self._identity = identity
         self._world_size = world_size
 
-    def save(self, tensors: Tensors, *, step: int, epoch: int) -> Path:
-        """Writes and commits a checkpoint, then drops the oldest. All ranks must call this.
+    def save(self, tensors: Tensors, *, step: int, epoch: int, monitor: Monitor) -> Path:
+        """Writes and commits a checkpoint, then drops the oldest but the best. All ranks must call this.
 
         Args:
             tensors: See :func:`trainer.checkpoint.canonical.training_state`.
             step: Steps completed.
             epoch: Epochs completed.
+            monitor: Its state is recorded, and its best step kept.
 
         Returns:
             The committed directory.
@@ -90,11 +92,14 @@ class CheckpointManager:
                 config=dataclasses.asdict(self._config),
                 versions=_versions(),
                 world_size=self._world_size,
+                monitor=monitor.state(),
                 files=files,
             )
             path = storage.commit(self.directory, manifest)
+            best = storage.committed_path(self.directory, monitor.best_step or 0)
             for old in storage.committed(self.directory)[: -self._config.checkpoint.keep_last]:
-                storage.delete(old)
+                if not (self._config.monitor.use_best and old == best):
+                    storage.delete(old)
             logger.info("step %d: saved %s in %.1f s", step, path, time.monotonic() - started)
             return path
 

@@ -16,7 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ class Manifest:
         versions: Of the packages that wrote it.
         world_size: Ranks that wrote it.
         files: The files by name.
+        monitor: What the run remembered of its evaluations.
         format: Of the checkpoint's layout.
     """
 
@@ -62,6 +63,7 @@ class Manifest:
     versions: dict[str, str]
     world_size: int
     files: dict[str, StoredFile]
+    monitor: dict[str, float | None] = field(default_factory=dict)
     format: int = _FORMAT
 
 
