@@ -147,7 +147,7 @@ class _Run:
 
     def _save(self) -> None:
         job, steps_per_epoch = self._job, self._job.train_loader.order.steps_per_epoch
-        tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums())
+        tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
         self._checkpoint = job.checkpoints.save(
             tensors, step=self._done, epoch=self._done // steps_per_epoch, monitor=job.monitor
         )
@@ -200,4 +200,4 @@ class _Run:
         assert self._job.monitor.best_step is not None
         self._checkpoint = committed_path(self._job.checkpoints.directory, self._job.monitor.best_step)
         logger.info("the final model is that of step %d: %s", self._job.monitor.best_step, self._checkpoint)
-        read(model_state(self._job.assembled.model), self._checkpoint)
+        restore_model(self._checkpoint, self._job.assembled.model)
