@@ -8,17 +8,17 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from pathlib import Path
 
 import yaml
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from launch.cli import USER_ERROR_EXIT_CODE
 from trainer.checkpoint import storage
+from trainer.checkpoint.bucket import Location, location
 from trainer.checkpoint.canonical import is_weight
 from trainer.checkpoint.storage import Manifest
 from trainer.checkpoint.trusted import read_metadata
-from trainer.errors import CheckpointError
+from trainer.errors import ShardFMError
 
 _MIB = 1 << 20
 
@@ -27,24 +27,25 @@ def main(arguments: list[str]) -> int:
     """Runs the command; returns the exit code: 0, or 2 if the checkpoint is damaged or none."""
     parser = argparse.ArgumentParser(prog="launch/checkpoint.py", description=__doc__)
     parser.add_argument("act", choices=["inspect", "verify"])
-    parser.add_argument("path", type=Path, help="a step-... directory")
+    parser.add_argument("path", help="a step-... directory, or an s3:// or gs:// folder")
     chosen = parser.parse_args(arguments)
     try:
-        manifest = storage.read_manifest(chosen.path)
+        path = location(chosen.path)
+        manifest = storage.read_manifest(path)
         if chosen.act == "inspect":
-            print(inspect(chosen.path, manifest))
+            print(inspect(path, manifest))
         else:
-            storage.verify(chosen.path, manifest.files)
-            read_metadata(chosen.path / ".metadata")
+            storage.verify(path, manifest.files)
+            read_metadata(path / ".metadata")
             num_bytes = sum(file.num_bytes for file in manifest.files.values())
-            print(f"{chosen.path}: intact: {len(manifest.files)} files, {num_bytes / _MIB:.1f} MiB, checksums right")
-    except CheckpointError as error:
+            print(f"{path}: intact: {len(manifest.files)} files, {num_bytes / _MIB:.1f} MiB, checksums right")
+    except ShardFMError as error:
         print(f"error: {error}", file=sys.stderr)
         return USER_ERROR_EXIT_CODE
     return 0
 
 
-def inspect(path: Path, manifest: Manifest) -> str:
+def inspect(path: Location, manifest: Manifest) -> str:
     """Position, tensors, config and versions, for people."""
     lines = [f"step {manifest.step}, epoch {manifest.epoch}, written by {manifest.world_size} ranks"]
     entries = read_metadata(path / ".metadata").state_dict_metadata

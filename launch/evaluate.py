@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from pathlib import Path
+from typing import cast
 
 from launch.cli import command
 from trainer.assembly import assemble
 from trainer.checkpoint import state, storage
-from trainer.checkpoint.manager import check_identity, schema_identity
-from trainer.config import EvaluateConfig, TrainConfig, to_config
+from trainer.checkpoint.bucket import location
+from trainer.checkpoint.identity import check_identity, schema_identity
+from trainer.config import DataConfig, EvaluateConfig, TrainConfig, to_config
 from trainer.distributed import Worker, on_all, on_main, process_group, worker_from_environment
+from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
-from trainer.inputs import file_order, make_loader, open_dataset
+from trainer.inputs import Split, file_order, make_loader, open_dataset
 from trainer.logging.console import set_up_logging
 
 
@@ -22,26 +24,27 @@ def run(config: EvaluateConfig) -> None:
     worker = worker_from_environment(config.device)
     set_up_logging(worker)
     with process_group(worker, timeout_s=config.distributed.timeout_s):
-        metrics = evaluate_checkpoint(config, worker)
+        split, metrics = evaluate_checkpoint(config, worker)
         if worker.is_main:
-            print(
-                "\n".join(f"{config.split} {name:<12} {value:.5f}" for name, value in metrics.items()),
-                flush=True,
-            )
+            print("\n".join(f"{split} {name:<12} {value:.5f}" for name, value in metrics.items()), flush=True)
 
 
-def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> dict[str, float]:
-    """Loads a checkpoint on this world size and runs it over a data set. All ranks must call this.
+def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> tuple[Split, dict[str, float]]:
+    """Loads a checkpoint on this world size and runs it over a split. All ranks must call this.
+
+    Returns:
+        The name of the split and its metrics.
 
     Raises:
         ShardFMError: The checkpoint is damaged, or the data's schema is not the one it was trained with.
     """
-    path = Path(config.checkpoint_path)
+    path = location(config.checkpoint_path)
     manifest = on_main(lambda: storage.read_manifest(path))
     trained = to_config(manifest.config, TrainConfig, where=str(path))
     data = config.data or trained.data
     batch_size = config.eval_global_batch_size or trained.eval_global_batch_size
-    dataset = open_dataset(data, "train" if config.split == "train" else "test")
+    split = evaluated_split(config, data)
+    dataset = open_dataset(data, split)
     check_identity(
         path,
         {"schema": manifest.identity["schema"]},
@@ -52,7 +55,19 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> dict[str, flo
     loader = on_all(lambda: make_loader(dataset, order, data, worker))
     assembled = assemble(dataset.schema, dataclasses.replace(trained, device=config.device), worker, loader)
     state.restore_model(path, assembled.model)
-    return evaluate(assembled.model, loader, worker.device)
+    return split, evaluate(assembled.model, loader, worker.device)
+
+
+def evaluated_split(config: EvaluateConfig, data: DataConfig) -> Split:
+    """The split that is asked for, or the one that there is.
+
+    Raises:
+        ConfigError: The data has no such split.
+    """
+    split = cast(Split, config.split or ("valid" if data.test is None else "test"))
+    if getattr(data, split) is None:
+        raise ConfigError(f"split is '{split}', but data.{split} is null; give data.{split}, or choose another split.")
+    return split
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from launch.cli import command
 from launch.evaluate import hydra_arguments
 from trainer.checkpoint import storage
-from trainer.checkpoint.manager import check_identity
+from trainer.checkpoint.bucket import location
+from trainer.checkpoint.identity import check_identity
 from trainer.config import DataConfig, ReplayConfig, TrainConfig, to_config
 from trainer.distributed import process_group, worker_from_environment
 from trainer.errors import ConfigError
@@ -33,7 +34,7 @@ def run(config: ReplayConfig) -> None:
     if worker.world_size > 1:
         raise ConfigError("launch/replay.py is one process: start it with python instead of torchrun.")
     set_up_logging(worker)
-    path = Path(config.checkpoint_path) if config.checkpoint_path else None
+    path = location(config.checkpoint_path) if config.checkpoint_path else None
     if path is None:
         trained, identity = load_config(Path(str(config.run_dir))), None
     else:

@@ -27,7 +27,7 @@ def summary(config: TrainConfig, result: Result, worker: Worker) -> str:
     """The final figures, and commands for what a user would do next."""
     rate = "-" if result.samples_per_s is None else f"{result.samples_per_s:,.0f}"
     start = "" if result.resumed_at is None else f" (resumed at {result.resumed_at})"
-    metrics = "\n".join(f"  test {name:<12} {value:.5f}" for name, value in result.metrics.items())
+    metrics = "\n".join(f"  {result.split} {name:<12} {value:.5f}" for name, value in result.metrics.items())
     return f"""
 {config.name}: {result.steps} steps{start}
 {metrics}

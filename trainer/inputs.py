@@ -21,7 +21,8 @@ from data.storage import read_bytes
 from trainer.config import DataConfig
 from trainer.distributed import Worker, on_main
 
-Split = Literal["train", "test"]
+Split = Literal["train", "valid", "test"]
+EVAL_SPLITS: tuple[Split, ...] = ("valid", "test")
 
 logger = logging.getLogger(__name__)
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 from data.loader import BatchLoader
 from trainer.assembly import Assembled, assemble
-from trainer.checkpoint.manager import CheckpointManager, Resume, run_identity
+from trainer.checkpoint.identity import run_identity
+from trainer.checkpoint.manager import CheckpointManager, Resume
 from trainer.checkpoint.state import restore_training
 from trainer.config import TrainConfig
 from trainer.distributed import Worker, on_all
-from trainer.inputs import file_order, make_loader, open_dataset, training_order
+from trainer.inputs import EVAL_SPLITS, Dataset, Split, file_order, make_loader, open_dataset, training_order
 from trainer.metric import MetricSet
+from trainer.monitor import Monitor
 from trainer.optimizer import Optimizers
 
 logger = logging.getLogger(__name__)
@@ -25,10 +27,11 @@ class Job:
     config: TrainConfig
     worker: Worker
     train_loader: BatchLoader
-    test_loader: BatchLoader
+    eval_loaders: dict[Split, BatchLoader]
     assembled: Assembled
     optimizers: Optimizers
     metrics: MetricSet
+    monitor: Monitor
     checkpoints: CheckpointManager
     resume: Resume | None
     total_steps: int
@@ -37,6 +40,16 @@ class Job:
     def start_step(self) -> int:
         """The first step that is left to do."""
         return self.resume.manifest.step if self.resume else 0
+
+    @property
+    def watched_split(self) -> Split:
+        """What is evaluated during training."""
+        return "valid" if "valid" in self.eval_loaders else "test"
+
+    @property
+    def final_split(self) -> Split:
+        """What the final model is evaluated on."""
+        return "test" if "test" in self.eval_loaders else "valid"
 
     @property
     def headline(self) -> str:
@@ -57,11 +70,12 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     Raises:
         ShardFMError: Data, config and checkpoints do not fit together; on all ranks, before training.
     """
-    train_set, test_set = open_dataset(config.data, "train"), open_dataset(config.data, "test")
+    train_set = open_dataset(config.data, "train")
+    eval_splits: list[Split] = [split for split in EVAL_SPLITS if getattr(config.data, split) is not None]
+    eval_sets = {split: open_dataset(config.data, split) for split in eval_splits}
     order = training_order(train_set, config.data, global_batch_size=config.global_batch_size, seed=config.seed)
-    test_order = file_order(test_set, config.data, global_batch_size=config.eval_global_batch_size)
     train_loader = on_all(lambda: make_loader(train_set, order, config.data, worker))
-    test_loader = on_all(lambda: make_loader(test_set, test_order, config.data, worker))
+    eval_loaders = {split: _eval_loader(eval_set, config, worker) for split, eval_set in eval_sets.items()}
     schedule_steps = config.epochs * order.steps_per_epoch
     total_steps = min(schedule_steps, config.max_steps or schedule_steps)
 
@@ -77,11 +91,17 @@ def build(config: TrainConfig, worker: Worker) -> Job:
         config=config,
         worker=worker,
         train_loader=train_loader,
-        test_loader=test_loader,
+        eval_loaders=eval_loaders,
         assembled=assembled,
         optimizers=optimizers,
         metrics=metrics,
+        monitor=Monitor(config.monitor, resume.manifest.monitor if resume else None),
         checkpoints=checkpoints,
         resume=resume,
         total_steps=total_steps,
     )
+
+
+def _eval_loader(dataset: Dataset, config: TrainConfig, worker: Worker) -> BatchLoader:
+    order = file_order(dataset, config.data, global_batch_size=config.eval_global_batch_size)
+    return on_all(lambda: make_loader(dataset, order, config.data, worker))

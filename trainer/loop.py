@@ -10,10 +10,13 @@ from pathlib import Path
 
 from data.loader import BatchStream
 from trainer.checkpoint.canonical import training_state
+from trainer.checkpoint.state import restore_model
+from trainer.checkpoint.storage import committed_path
 from trainer.config import TrainConfig
 from trainer.data_quality import feature_counts, total_skipped_rows
 from trainer.distributed import Worker
 from trainer.evaluate import evaluate
+from trainer.inputs import Split
 from trainer.job import Job, build
 from trainer.logging.journal import Journal, tensorboard_dir
 from trainer.nonfinite import NonFinitePolicy
@@ -30,17 +33,21 @@ class Result:
     """How a run ended.
 
     Attributes:
-        metrics: Of the test split, by name.
+        split: What the final model was evaluated on.
+        metrics: Of that split, by name.
         steps: Completed in all, by this and earlier processes.
+        best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``.
         resumed_at: The step that this process continued from, None if it started the run.
         samples_per_s: Training samples per second over all ranks in this process; None if it had
             nothing to train.
-        checkpoint: The last one.
+        checkpoint: Of the final model.
         tensorboard: Directory of the event files.
     """
 
+    split: str
     metrics: dict[str, float]
     steps: int
+    best_step: int | None
     resumed_at: int | None
     samples_per_s: float | None
     checkpoint: str
@@ -62,70 +69,140 @@ def train(config: TrainConfig, worker: Worker) -> Result:
         save_config(config)
     with batches, journal, job.checkpoints, PreemptionGuard() as preemption:
         journal.open(job.headline, plan_markdown(job.assembled.plan))
-        result = _run(job, batches, journal, preemption)
+        result = _Run(job, batches, journal, preemption).to_the_end()
     if worker.is_main:
         record = json.dumps(dataclasses.asdict(result), indent=1)
         Path(config.run_dir, "result.json").write_text(record + "\n", encoding="utf-8")
     return result
 
 
-def _run(job: Job, batches: BatchStream, journal: Journal, preemption: PreemptionGuard) -> Result:
+class _Run:
     """The loop itself: step, measure, save, evaluate."""
-    config, model, steps_per_epoch = job.config, job.assembled.model, job.train_loader.order.steps_per_epoch
-    pipeline = TrainPipeline(model, job.optimizers.combined, job.worker.device)
-    checkpoint = job.resume.path if job.resume else None
-    non_finite = NonFinitePolicy(config, job.train_loader)
-    test_metrics: dict[str, float] | None = None
 
-    for step in range(job.start_step, job.total_steps):
-        job.optimizers.set_learning_rates(step)
+    def __init__(self, job: Job, batches: BatchStream, journal: Journal, preemption: PreemptionGuard) -> None:
+        self._job = job
+        self._batches = batches
+        self._journal = journal
+        self._preemption = preemption
+        self._pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, job.worker.device)
+        self._non_finite = NonFinitePolicy(job.config, job.train_loader)
+        self._checkpoint = job.resume.path if job.resume else None
+        self._done = self._saved_step = job.start_step
+        self._newest_metrics: dict[str, float] | None = None
+
+    def to_the_end(self) -> Result:
+        """Trains until the epochs are over or the monitor has seen enough. All ranks must call this."""
+        job = self._job
+        if self._done and self._is_evaluated(self._done) and job.monitor.last_step < self._done:
+            self._evaluate()  # the run was stopped between the checkpoint and the evaluation of its step
+        for step in range(job.start_step, job.total_steps):
+            if job.monitor.exhausted:
+                self._end_early()
+                break
+            self._step(step)
+            last = self._done == job.total_steps
+            if last or self._done % job.config.logging.every_steps == 0:
+                self._report()
+            told_to_stop = None if last else self._preemption.agreed()
+            if last or told_to_stop or self._is_saved(self._done):
+                self._save()
+            if last or told_to_stop:
+                job.checkpoints.wait()
+            if told_to_stop:
+                raise PreemptedError(
+                    f"{told_to_stop}: saved {self._checkpoint} and stopped; the same command continues from there."
+                )
+            if self._is_evaluated(self._done):
+                self._evaluate()
+        return self._result()
+
+    def _step(self, step: int) -> None:
+        job = self._job
+        job.optimizers.set_learning_rates(step, factor=job.monitor.lr_factor)
         job.assembled.step_context.advance(step)
-        outputs, trained = pipeline.step(batches)
-        done = step + 1
+        outputs, trained = self._pipeline.step(self._batches)
+        self._done = step + 1
         if trained:
             job.metrics.update(*outputs)
         else:
-            non_finite.refuse(step, outputs, checkpoint)
-            journal.left_out(done, non_finite.num_skipped)
-        journal.step_done()
+            self._non_finite.refuse(step, outputs, self._checkpoint)
+            self._journal.left_out(self._done, self._non_finite.num_skipped)
+        self._journal.step_done()
         job.checkpoints.check()
 
-        last, epochs_done = done == job.total_steps, done // steps_per_epoch
-        if done % config.logging.every_steps == 0 or last:
-            _report(job, done, batches, journal)
-        told_to_stop = None if last else preemption.agreed()
-        if done % config.checkpoint.every_steps == 0 or last or told_to_stop:
-            tensors = training_state(model, job.optimizers, job.metrics.global_sums()).tensors
-            checkpoint = job.checkpoints.save(tensors, step=done, epoch=epochs_done)
-            if last or told_to_stop:
-                job.checkpoints.wait()
-            journal.pause()
-        if told_to_stop:
-            raise PreemptedError(
-                f"{told_to_stop}: saved {checkpoint} and stopped; the same command continues from there."
-            )
-        if last or (done % steps_per_epoch == 0 and epochs_done % config.eval_every_epochs == 0):
-            with pipeline.detached() as plain:
-                test_metrics = evaluate(plain, job.test_loader, job.worker.device)
-            journal.test(done, test_metrics)
-            journal.pause()
+    def _end_early(self) -> None:
+        monitor = self._job.monitor
+        name = self._job.config.monitor.metric
+        logger.info("step %d: %s is not better than at step %s: the run ends", self._done, name, monitor.best_step)
+        if self._saved_step != self._done:
+            self._save()
 
-    if test_metrics is None:
-        logger.info("nothing left to train: the run was complete at step %d", job.start_step)
-        test_metrics = evaluate(model, job.test_loader, job.worker.device)
-    return Result(
-        metrics=test_metrics,
-        steps=max(job.start_step, job.total_steps),
-        resumed_at=job.start_step if job.resume else None,
-        samples_per_s=journal.samples_per_s,
-        checkpoint=str(checkpoint),
-        tensorboard=str(tensorboard_dir(config)),
-    )
+    def _is_saved(self, done: int) -> bool:
+        # What is evaluated next may turn out to be the best: it has to be there.
+        config = self._job.config
+        keep_best = config.monitor.use_best or config.checkpoint.keep_best
+        return done % config.checkpoint.every_steps == 0 or (keep_best and self._is_evaluated(done))
 
+    def _is_evaluated(self, done: int) -> bool:
+        config, steps_per_epoch = self._job.config, self._job.train_loader.order.steps_per_epoch
+        by_epochs = done % (steps_per_epoch * config.eval_every_epochs) == 0
+        by_steps = config.eval_every_steps is not None and done % config.eval_every_steps == 0
+        return by_epochs or by_steps or done == self._job.total_steps
 
-def _report(job: Job, done: int, batches: BatchStream, journal: Journal) -> None:
-    """Writes the figures since the last report. All ranks must call this."""
-    skipped = {"skipped_rows": total_skipped_rows(job.train_loader, batches)} if job.train_loader.may_skip else {}
-    journal.data(done, {**skipped, **feature_counts(batches)})
-    journal.train(done, job.metrics.compute(), job.optimizers.learning_rates(done - 1))
-    job.metrics.reset()
+    def _save(self) -> None:
+        job, steps_per_epoch = self._job, self._job.train_loader.order.steps_per_epoch
+        tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
+        self._checkpoint = job.checkpoints.save(
+            tensors, step=self._done, epoch=self._done // steps_per_epoch, monitor=job.monitor
+        )
+        self._saved_step = self._done
+        self._journal.pause()
+
+    def _evaluate(self) -> None:
+        split = self._job.watched_split
+        self._newest_metrics = self._metrics_of(split)
+        self._job.monitor.see(self._done, self._newest_metrics)
+        self._journal.evaluated(split, self._done, self._newest_metrics)
+        self._journal.pause()
+
+    def _metrics_of(self, split: Split) -> dict[str, float]:
+        with self._pipeline.detached() as plain:
+            return evaluate(plain, self._job.eval_loaders[split], self._job.worker.device)
+
+    def _report(self) -> None:
+        """Writes the figures since the last report."""
+        job, done = self._job, self._done
+        skipped = {}
+        if job.train_loader.may_skip:
+            skipped = {"skipped_rows": total_skipped_rows(job.train_loader, self._batches)}
+        self._journal.data(done, {**skipped, **feature_counts(self._batches)})
+        learning_rates = job.optimizers.learning_rates(done - 1, factor=job.monitor.lr_factor)
+        self._journal.train(done, job.metrics.compute(), learning_rates)
+        job.metrics.reset()
+
+    def _result(self) -> Result:
+        job, monitor = self._job, self._job.monitor
+        job.checkpoints.wait()
+        split, metrics = job.final_split, self._newest_metrics
+        use_best = job.config.monitor.use_best and monitor.best_step not in (None, self._done)
+        if use_best:
+            self._take_best()
+        if metrics is None or use_best or split != job.watched_split:
+            metrics = self._metrics_of(split)
+            self._journal.evaluated(split, self._done, metrics)
+        return Result(
+            split=split,
+            metrics=metrics,
+            steps=self._done,
+            best_step=monitor.best_step,
+            resumed_at=job.start_step if job.resume else None,
+            samples_per_s=self._journal.samples_per_s,
+            checkpoint=str(self._checkpoint),
+            tensorboard=str(tensorboard_dir(job.config)),
+        )
+
+    def _take_best(self) -> None:
+        assert self._job.monitor.best_step is not None
+        self._checkpoint = committed_path(self._job.checkpoints.directory, self._job.monitor.best_step)
+        logger.info("the final model is that of step %d: %s", self._job.monitor.best_step, self._checkpoint)
+        restore_model(self._checkpoint, self._job.assembled.model)

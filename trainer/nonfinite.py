@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -12,6 +11,7 @@ from torch import nn
 
 from data.loader import BatchLoader
 from data.places import Place, describe_lanes, places_of_step
+from trainer.checkpoint.bucket import Location
 from trainer.config import TrainConfig
 from trainer.distributed import gather
 from trainer.errors import ShardFMError
@@ -121,7 +121,7 @@ class NonFinitePolicy:
         self._loader = loader
         self.num_skipped = 0
 
-    def refuse(self, step: int, outputs: Outputs, checkpoint: Path | None) -> None:
+    def refuse(self, step: int, outputs: Outputs, checkpoint: Location | None) -> None:
         """Tells a step that was not taken, and lets the job go on or not. All ranks must call this.
 
         Args:
@@ -145,7 +145,7 @@ class NonFinitePolicy:
         if dist.get_rank() == 0:
             logger.warning("%s\nThe step is left out (%d of %d).", told, self.num_skipped, budget)
 
-    def _tell(self, step: int, outputs: Outputs, checkpoint: Path | None) -> str:
+    def _tell(self, step: int, outputs: Outputs, checkpoint: Location | None) -> str:
         """The message, the same on every rank. All ranks must call this."""
         loader, order = self._loader, self._loader.order
         damaged = {damage.place for damage in loader.damage}

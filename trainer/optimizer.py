@@ -99,14 +99,19 @@ class Optimizers:
             )
         self.combined = CombinedOptimizer([self.fused, unfused])
 
-    def learning_rates(self, step: int) -> dict[str, float]:
-        """The rates of a step: a pure function, so that a resumed run needs nothing restored."""
-        factor = lr_factor(self._config.schedule, step, self._total_steps)
+    def learning_rates(self, step: int, *, factor: float = 1.0) -> dict[str, float]:
+        """The rates of a step: a pure function, so that a resumed run needs nothing restored.
+
+        Args:
+            step: 0 .. total_steps - 1.
+            factor: What evaluations led to (see :class:`trainer.monitor.Monitor`).
+        """
+        factor *= lr_factor(self._config.schedule, step, self._total_steps)
         return {"sparse": self._config.sparse.lr * factor, "dense": self._config.dense.lr * factor}
 
-    def set_learning_rates(self, step: int) -> None:
+    def set_learning_rates(self, step: int, *, factor: float = 1.0) -> None:
         """Sets the rates of a step; must come before its forward pass, for the fused kernels to see it."""
-        rates = self.learning_rates(step)
+        rates = self.learning_rates(step, factor=factor)
         for side, optimizer in (("sparse", self.fused), ("sparse", self.replicated), ("dense", self.dense)):
             for group in optimizer.param_groups if optimizer else ():
                 group["lr"] = rates[side]

@@ -17,6 +17,7 @@ from data.places import Place, places_of_step
 from data.schema import Schema
 from trainer.assembly import assemble
 from trainer.checkpoint import state
+from trainer.checkpoint.bucket import Location
 from trainer.config import DataConfig, TrainConfig
 from trainer.config.rules import check
 from trainer.distributed import Worker
@@ -82,7 +83,7 @@ def rebuild(config: TrainConfig, data: DataConfig, step: int, lanes: Sequence[in
     return Replay(loader, order.locate(step)[0], places, rows, batch, dataset.index.fingerprint)
 
 
-def logits_of(replay: Replay, config: TrainConfig, checkpoint: Path, worker: Worker) -> torch.Tensor:
+def logits_of(replay: Replay, config: TrainConfig, checkpoint: Location, worker: Worker) -> torch.Tensor:
     """What the model of a checkpoint says about the rows, float32 [rows], in evaluation mode (no dropout).
 
     Raises:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import resource
-import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,6 @@ import pytest
 import torch.distributed as dist
 
 from tests.checkpoints import assert_equal_bits, tensors_of
-from tests.launch.processes import run_torchrun
 from tests.ranks import results_of, run_ranks
 from trainer.checkpoint import storage
 from trainer.checkpoint.background import Background
@@ -114,7 +112,7 @@ def test_a_failure_in_the_background_surfaces_on_all_ranks_in_the_same_step(fail
     outcomes = results_of(run_ranks(3, fail_while_stepping, failing_rank))
     assert len({step for step, _ in outcomes}) == 1
     assert outcomes[0][0] > 3
-    told = ["PeerError: rank %d: the disk is full" % failing_rank] * 3
+    told = [f"PeerError: rank {failing_rank}: the disk is full"] * 3
     told[failing_rank] = "CheckpointError: the disk is full"
     assert [message for _, message in outcomes] == told
 

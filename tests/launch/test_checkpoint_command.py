@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -91,8 +91,12 @@ def test_a_checkpoint_with_planted_code_ends_a_resume(
     target = tmp_path / "owned"
     (checkpoint / ".metadata").write_bytes(pickle.dumps(Planted(target)))
     manifest = json.loads((checkpoint / storage.MANIFEST).read_text())
-    files = storage.measure(sorted(checkpoint.glob("[_.]*")))
-    forged = {**manifest, "files": {name: dataclasses.asdict(file) for name, file in files.items()}}
+    contents = {path.name: path.read_bytes() for path in checkpoint.glob("[_.]*")}
+    files = {
+        name: {"num_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+        for name, content in contents.items()
+    }
+    forged = {**manifest, "files": files}
     (checkpoint / storage.MANIFEST).write_text(json.dumps(forged))
     outcomes = run_ranks(2, run_training, make_config(max_steps=4))
     assert [type(outcome) for outcome in outcomes] == [CheckpointError, PeerError]

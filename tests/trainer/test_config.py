@@ -130,5 +130,5 @@ def test_evaluation_needs_a_checkpoint() -> None:
 
 
 def test_evaluation_refuses_an_unknown_split() -> None:
-    with pytest.raises(ConfigError, match="split is 'valid', which is unknown"):
-        to_config({"checkpoint_path": "x", "split": "valid"}, EvaluateConfig)
+    with pytest.raises(ConfigError, match="split is 'validation', which is unknown"):
+        to_config({"checkpoint_path": "x", "split": "validation"}, EvaluateConfig)

@@ -9,23 +9,23 @@ import platform
 import time
 from collections.abc import Callable
 from importlib import metadata
-from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from data.order import SampleOrder
-from data.schema import Schema
 from trainer.checkpoint import state, storage
 from trainer.checkpoint.background import Background
+from trainer.checkpoint.bucket import Location, location
+from trainer.checkpoint.identity import check_resumable
 from trainer.checkpoint.parts import Tensors
+from trainer.checkpoint.retention import dropped_steps
 from trainer.checkpoint.staging import Staging
-from trainer.checkpoint.storage import Manifest
+from trainer.checkpoint.storage import FormatError, Manifest
 from trainer.config import TrainConfig
 from trainer.distributed import gather, on_all, on_main
 from trainer.errors import CheckpointError, ConfigError
-from trainer.inputs import Dataset
+from trainer.monitor import Monitor
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class Resume:
         manifest: What it says about itself.
     """
 
-    path: Path
+    path: Location
     manifest: Manifest
 
 
@@ -52,22 +52,23 @@ class CheckpointManager:
 
     Args:
         config: Of the run; recorded in every checkpoint.
-        identity: What a checkpoint must agree with to be resumed (see :func:`run_identity`).
+        identity: What a checkpoint must agree with to be resumed (see ``identity``).
         world_size: Recorded in every checkpoint.
     """
 
     def __init__(self, config: TrainConfig, identity: dict[str, Any], *, world_size: int) -> None:
-        self.directory = Path(config.checkpoint.directory)
+        self.directory = location(config.checkpoint.directory, config.checkpoint.storage_options)
         self._config = config
         self._identity = identity
         self._world_size = world_size
+        self._damaged: set[int] = set()
         self._staging = Staging()
         self._background = (
             Background(timeout_s=config.distributed.timeout_s) if config.checkpoint.asynchronous else None
         )
 
-    def save(self, tensors: Tensors, *, step: int, epoch: int) -> Path:
-        """Saves a checkpoint, then drops the oldest. All ranks must call this.
+    def save(self, tensors: Tensors, *, step: int, epoch: int, monitor: Monitor) -> Location:
+        """Saves a checkpoint, then drops what no rule keeps. All ranks must call this.
 
         If the config says so, training may go on when this returns, and the checkpoint is written from a
         copy; :meth:`wait` waits for its commit. A save waits for the one before it.
@@ -76,6 +77,7 @@ class CheckpointManager:
             tensors: See :func:`trainer.checkpoint.canonical.training_state`.
             step: Steps completed.
             epoch: Epochs completed.
+            monitor: Its state is recorded, and its best step may be kept.
 
         Returns:
             The directory that is, or is going to be, committed.
@@ -84,12 +86,24 @@ class CheckpointManager:
             CheckpointError: Some rank could not write, now or since the last save; nothing is committed,
                 and what was stays.
         """
+        manifest = Manifest(
+            step=step,
+            epoch=epoch,
+            identity=self._identity,
+            config=dataclasses.asdict(self._config),
+            versions=_versions(),
+            world_size=self._world_size,
+            monitor=monitor.state(),
+            files={},
+        )
+        keep_best = self._config.checkpoint.keep_best or self._config.monitor.use_best
+        best = monitor.best_step if keep_best else None
         if self._background is None:
-            return self._write(tensors, step, epoch, None)
-        self._background.wait()
-        staged = on_all(lambda: self._staging.copy(tensors))
-        group = self._background.group
-        self._background.start(lambda: self._write(staged, step, epoch, group))
+            self._write(tensors, manifest, best, None)
+        else:
+            self._background.wait()
+            staged, group = on_all(lambda: self._staging.copy(tensors)), self._background.group
+            self._background.start(lambda: self._write(staged, manifest, best, group))
         return storage.committed_path(self.directory, step)
 
     def check(self) -> None:
@@ -119,35 +133,6 @@ class CheckpointManager:
         if self._background is not None:
             self._background.settle()
 
-    def _write(self, tensors: Tensors, step: int, epoch: int, group: dist.ProcessGroup | None) -> Path:
-        """Writes and commits; in the thread of the background, all it says to other ranks goes through its group."""
-        started = time.monotonic()
-        staged = on_main(lambda: storage.stage(self.directory, step), group=group)
-        state.write(tensors, staged, group=group)
-        # Each rank reads back what it wrote itself, so that the checksums cost no rank the whole checkpoint.
-        rank = dist.get_rank()
-        own = [*staged.glob(f"__{rank}_*"), *(staged.glob(".metadata") if rank == 0 else ())]
-        measured = gather(on_all(lambda: storage.measure(own), group=group), group=group)
-        files = {name: file for part in measured for name, file in part.items()}
-
-        def finish() -> Path:
-            manifest = Manifest(
-                step=step,
-                epoch=epoch,
-                identity=self._identity,
-                config=dataclasses.asdict(self._config),
-                versions=_versions(),
-                world_size=self._world_size,
-                files=files,
-            )
-            path = storage.commit(self.directory, manifest)
-            for old in storage.committed(self.directory)[: -self._config.checkpoint.keep_last]:
-                storage.delete(old)
-            logger.info("step %d: saved %s in %.1f s", step, path, time.monotonic() - started)
-            return path
-
-        return on_main(finish, group=group)
-
     def find_resume(self) -> Resume | None:
         """The checkpoint to continue from, or None to start anew. All ranks must call this.
 
@@ -157,72 +142,67 @@ class CheckpointManager:
                 order.
         """
         resume = self._config.checkpoint.resume
-        candidates = on_main(lambda: _candidates(self.directory, resume))
+        candidates = on_main(self._candidates)
         damages: list[str] = []
         for path in reversed(candidates):
             manifest, damage = _read_together(path)
             if manifest is not None:
                 return on_main(functools.partial(self._accept, path, manifest, damages))
             damages.append(damage)
+            if resume == "auto":
+                self._damaged.add(storage.step_of(path))
         return on_main(functools.partial(_start_anew, self.directory, resume, damages))
 
-    def _accept(self, path: Path, manifest: Manifest, damages: list[str]) -> Resume:
+    def _candidates(self) -> list[Location]:
+        """The checkpoints that the run may continue from, the best last."""
+        config = self._config.checkpoint
+        found = storage.committed(self.directory)
+        if config.resume == "none" and found:
+            raise ConfigError(
+                f"checkpoint.resume is 'none', but {self.directory} holds {len(found)} checkpoints of an earlier run; "
+                "set run_dir to a new directory, remove that one, or use checkpoint.resume=auto."
+            )
+        return found if config.resume in ("auto", "none") else [location(config.resume, config.storage_options)]
+
+    def _accept(self, path: Location, manifest: Manifest, damages: list[str]) -> Resume:
         for damage in damages:
             logger.warning("%s Falling back to the one before it.", damage)
-        remedy = "Change it back, or set run_dir to a new directory to start another run."
-        check_identity(path, manifest.identity, self._identity, remedy=remedy)
+        allowed = self._config.checkpoint.allow_differences
+        for difference in check_resumable(path, manifest.identity, self._identity, allowed=allowed):
+            logger.warning("%s: continued although it differs: %s", path, difference)
         return Resume(path, manifest)
 
+    def _write(self, tensors: Tensors, manifest: Manifest, best: int | None, group: dist.ProcessGroup | None) -> None:
+        """Writes and commits; in the thread of the background, all it says to other ranks goes through its group."""
+        started = time.monotonic()
+        staged = on_main(lambda: self._stored(lambda: storage.stage(self.directory, manifest.step)), group=group)
+        measured = gather(state.write(tensors, staged, group=group), group=group)
+        files = {name: file for part in measured for name, file in part.items()}
 
-def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> dict[str, Any]:
-    """What must be the same for a checkpoint to be continued: else its tensors or its position are wrong."""
-    return {
-        "schema": schema_identity(dataset.schema),
-        "data.train": dataset.index.fingerprint,
-        "model": dataclasses.asdict(config.model),
-        "optimizer.sparse.name": config.optimizer.sparse.name,
-        "optimizer.dense.name": config.optimizer.dense.name,
-        "seed": config.seed,
-        "global_batch_size": order.global_batch_size,
-        "data.lanes": order.lanes,
-        "data.window_rows": order.window_rows,
-    }
+        def finish() -> None:
+            path = storage.commit(self.directory, dataclasses.replace(manifest, files=files))
+            logger.info("step %d: saved %s in %.1f s", manifest.step, path, time.monotonic() - started)
+            self._damaged.discard(manifest.step)
+            self._drop(best)
 
+        on_main(lambda: self._stored(finish), group=group)
 
-def schema_identity(schema: Schema) -> dict[str, Any]:
-    """A schema as plain values, features by name, so that differences are told by name."""
-    return schema.described()
+    def _stored(self, act: Callable[[], T]) -> T:
+        try:
+            return act()
+        except OSError as cause:
+            raise CheckpointError(f"{self.directory}: cannot be written: {cause}; make room, or see to it.") from cause
 
-
-def check_identity(path: Path, saved: dict[str, Any], current: dict[str, Any], *, remedy: str) -> None:
-    """Compares a checkpoint with what is at hand.
-
-    Raises:
-        CheckpointError: They differ; the message lists each difference.
-    """
-    old, new = _flatten(saved), _flatten(current)
-    differences = [
-        f"{key}: {old.get(key, 'absent')!r} in the checkpoint, {new.get(key, 'absent')!r} here"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
-    if differences:
-        listed = "; ".join(differences[:8]) + (f"; and {len(differences) - 8} more" if len(differences) > 8 else "")
-        raise CheckpointError(f"{path}: does not fit this run: {listed}. {remedy}")
+    def _drop(self, best: int | None) -> None:
+        steps = [storage.step_of(path) for path in storage.committed(self.directory)]
+        resume = location(self._config.checkpoint.resume, self._config.checkpoint.storage_options)
+        in_use = next((step for step in steps if storage.committed_path(self.directory, step) == resume), None)
+        doomed = dropped_steps(steps, self._config.checkpoint, best=best, damaged=self._damaged, in_use=in_use)
+        for step in doomed:
+            storage.delete(storage.committed_path(self.directory, step))
 
 
-def _candidates(directory: Path, resume: str) -> list[Path]:
-    """The checkpoints that a run may continue from, the best last."""
-    found = storage.committed(directory)
-    if resume == "none" and found:
-        raise ConfigError(
-            f"checkpoint.resume is 'none', but {directory} holds {len(found)} checkpoints of an earlier run; "
-            "set run_dir to a new directory, remove that one, or use checkpoint.resume=auto."
-        )
-    return found if resume in ("auto", "none") else [Path(resume)]
-
-
-def _start_anew(directory: Path, resume: str, damages: list[str]) -> None:
+def _start_anew(directory: Location, resume: str, damages: list[str]) -> None:
     """Nothing to continue from is fine only if there never was anything."""
     if damages and resume == "auto":
         raise CheckpointError(
@@ -233,12 +213,14 @@ def _start_anew(directory: Path, resume: str, damages: list[str]) -> None:
         raise CheckpointError(damages[0])
 
 
-def _read_together(path: Path) -> tuple[Manifest | None, str]:
+def _read_together(path: Location) -> tuple[Manifest | None, str]:
     """The manifest of an intact checkpoint, or None and what is damaged; each rank verifies its share of the files."""
 
     def attempt(act: Callable[[], T]) -> tuple[T | None, str]:
         try:
             return act(), ""
+        except FormatError:
+            raise
         except CheckpointError as damage:
             return None, str(damage)
 
@@ -246,17 +228,9 @@ def _read_together(path: Path) -> tuple[Manifest | None, str]:
     if manifest is None:
         return None, damage
     share = sorted(manifest.files)[dist.get_rank() :: dist.get_world_size()]
-    _, damage = attempt(lambda: storage.verify(path, {name: manifest.files[name] for name in share}))
+    _, damage = on_all(lambda: attempt(lambda: storage.verify(path, {name: manifest.files[name] for name in share})))
     damages = [message for message in gather(damage) if message]
     return (None, damages[0]) if damages else (manifest, "")
-
-
-def _flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        flat |= _flatten(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _versions() -> dict[str, str]:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemWriter
 from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 
+from trainer.checkpoint.bucket import Location
 from trainer.checkpoint.canonical import State, is_weight, model_state, training_state
+from trainer.checkpoint.files import CheckpointWriter, TrustedReader
 from trainer.checkpoint.parts import PartsLoadPlanner, PartsSavePlanner, Tensors
-from trainer.checkpoint.trusted import TrustedReader, read_metadata
+from trainer.checkpoint.storage import StoredFile
+from trainer.checkpoint.trusted import read_metadata
 from trainer.distributed import on_main
 from trainer.errors import CheckpointError
 from trainer.metric import MetricSet
@@ -25,7 +26,7 @@ from trainer.optimizer import Optimizers
 _SHOWN = 8
 
 
-def write(tensors: Tensors, path: Path, *, group: dist.ProcessGroup | None = None) -> None:
+def write(tensors: Tensors, path: Location, *, group: dist.ProcessGroup | None = None) -> dict[str, StoredFile]:
     """Writes tensors, each rank its own parts. All ranks must call this.
 
     Args:
@@ -33,18 +34,21 @@ def write(tensors: Tensors, path: Path, *, group: dist.ProcessGroup | None = Non
         path: An empty directory.
         group: To agree through; None for the job's own.
 
+    Returns:
+        The files that this rank wrote, by name.
+
     Raises:
         CheckpointError: Some rank could not write; raised on all ranks.
     """
+    writer = CheckpointWriter(path)
     try:
-        # Nothing is copied ahead of its writing: what is on a GPU is staged, and a thread has no stream of its own.
-        writer = FileSystemWriter(path, per_thread_copy_ahead=0)
         save(tensors, storage_writer=writer, planner=PartsSavePlanner(), process_group=group)
     except CheckpointException as cause:
         raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}") from cause
+    return writer.written
 
 
-def restore_training(path: Path, model: nn.Module, optimizers: Optimizers, metrics: MetricSet) -> None:
+def restore_training(path: Location, model: nn.Module, optimizers: Optimizers, metrics: MetricSet) -> None:
     """Loads model, optimizer states and metric sums. All ranks must call this.
 
     Raises:
@@ -55,7 +59,7 @@ def restore_training(path: Path, model: nn.Module, optimizers: Optimizers, metri
     metrics.restore(sums)
 
 
-def restore_model(path: Path, model: nn.Module) -> None:
+def restore_model(path: Location, model: nn.Module) -> None:
     """Loads what predictions need, and leaves the rest of the checkpoint. All ranks must call this.
 
     Raises:
@@ -64,7 +68,7 @@ def restore_model(path: Path, model: nn.Module) -> None:
     read(model_state(model), path, keys=is_weight)
 
 
-def read(state: State, path: Path, *, keys: Callable[[str], bool] | None = None) -> None:
+def read(state: State, path: Location, *, keys: Callable[[str], bool] | None = None) -> None:
     """Loads a checkpoint into a state, whatever the sharding that wrote it. All ranks must call this.
 
     Args:
@@ -84,7 +88,7 @@ def read(state: State, path: Path, *, keys: Callable[[str], bool] | None = None)
     state.finish_load()
 
 
-def _check(tensors: Tensors, metadata: Metadata, path: Path, keys: Callable[[str], bool]) -> None:
+def _check(tensors: Tensors, metadata: Metadata, path: Location, keys: Callable[[str], bool]) -> None:
     """Compares what a checkpoint holds with what is to be loaded."""
     entries = metadata.state_dict_metadata
     sizes = {

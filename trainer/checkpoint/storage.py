@@ -6,6 +6,9 @@
         manifest.json                     step, epoch, identity, config, versions, sizes and checksums
         .metadata  __0_0.distcp ...       torch.distributed.checkpoint
     checkpoints/.staging-step-00000600/   being written, or left behind by a crash: never read
+
+In an object store, where a rename is a copy of everything, files are written to where they stay, and the
+manifest comes last: it is the mark of the commit, and a folder without it is never read.
 """
 
 from __future__ import annotations
@@ -15,16 +18,21 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.bucket import BucketPath, Location
 from trainer.errors import CheckpointError
 
 MANIFEST = "manifest.json"
 _COMMITTED = re.compile(r"step-(\d{8,})")
 _FORMAT = 2
+
+
+class FormatError(CheckpointError):
+    """A checkpoint that another version of this program wrote: not damaged, but not to be read either."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class Manifest:
         versions: Of the packages that wrote it.
         world_size: Ranks that wrote it.
         files: The files by name.
+        monitor: What the run remembered of its evaluations.
         format: Of the checkpoint's layout.
     """
 
@@ -62,31 +71,36 @@ class Manifest:
     versions: dict[str, str]
     world_size: int
     files: dict[str, StoredFile]
+    monitor: dict[str, float | None] = field(default_factory=dict)
     format: int = _FORMAT
 
 
-def staging_path(directory: Path, step: int) -> Path:
-    """Where the checkpoint of a step is written before it is committed."""
-    return directory / f".staging-step-{step:08d}"
-
-
-def committed_path(directory: Path, step: int) -> Path:
+def committed_path(directory: Location, step: int) -> Location:
     """Where the checkpoint of a step lies once it is committed."""
     return directory / f"step-{step:08d}"
 
 
-def stage(directory: Path, step: int) -> Path:
-    """Makes an empty staging directory; whatever a crash left in staging places goes."""
+def step_of(path: Location) -> int:
+    """The step of a committed checkpoint."""
+    return int(path.name.removeprefix("step-"))
+
+
+def stage(directory: Location, step: int) -> Location:
+    """An empty place to write the checkpoint of a step to; whatever a crash left in such places goes."""
+    if isinstance(directory, BucketPath):
+        kept = {path.name for path in committed(directory)} - {committed_path(directory, step).name}
+        _empty(directory, lambda folder: bool(_COMMITTED.fullmatch(folder)) and folder not in kept)
+        return committed_path(directory, step)
     directory.mkdir(parents=True, exist_ok=True)
     for leftover in [*directory.glob(".staging-*"), *directory.glob(".deleting-*")]:
         shutil.rmtree(leftover)
-    path = staging_path(directory, step)
+    path = _staging_path(directory, step)
     path.mkdir()
     return path
 
 
-def commit(directory: Path, manifest: Manifest) -> Path:
-    """Makes the staged checkpoint of a step the real one, in one rename after all else is on disk.
+def commit(directory: Location, manifest: Manifest) -> Location:
+    """Makes the staged checkpoint of a step the real one, in one act after all else is stored.
 
     Args:
         directory: Of the run's checkpoints.
@@ -95,9 +109,15 @@ def commit(directory: Path, manifest: Manifest) -> Path:
     Returns:
         The committed directory.
     """
-    staged, target = staging_path(directory, manifest.step), committed_path(directory, manifest.step)
-    with open(staged / MANIFEST, "w", encoding="utf-8") as file:
-        json.dump(asdict(manifest), file, indent=1)
+    content = json.dumps(asdict(manifest), indent=1).encode()
+    if isinstance(directory, BucketPath):
+        mark = committed_path(directory, manifest.step) / MANIFEST
+        mark.write_bytes(content)
+        return committed_path(directory, manifest.step)
+    target = directory / committed_path(directory, manifest.step).name
+    staged = _staging_path(directory, manifest.step)
+    with open(staged / MANIFEST, "wb") as file:
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
     _sync_directory(staged)
@@ -108,31 +128,46 @@ def commit(directory: Path, manifest: Manifest) -> Path:
     return target
 
 
-def delete(path: Path) -> None:
-    """Removes a committed checkpoint: first its name, in one rename, then its files."""
+def delete(path: Location) -> None:
+    """Removes a committed checkpoint: first what makes it one, then its files."""
+    if isinstance(path, BucketPath):
+        (path / MANIFEST).unlink()
+        _empty(path, lambda folder: True)
+        return
     doomed = path.with_name(f".deleting-{path.name}")
     path.rename(doomed)
     shutil.rmtree(doomed)
 
 
-def committed(directory: Path) -> list[Path]:
+def committed(directory: Location) -> list[Location]:
     """The committed checkpoints, oldest first."""
-    if not directory.is_dir():
-        return []
-    found = [(_COMMITTED.fullmatch(path.name), path) for path in directory.iterdir() if path.is_dir()]
-    return [path for _, path in sorted((int(match[1]), path) for match, path in found if match)]
+    names: list[str] = []
+    if isinstance(directory, BucketPath):
+        names = [name.removesuffix(f"/{MANIFEST}") for name in directory.files() if name.endswith(f"/{MANIFEST}")]
+    elif directory.is_dir():
+        names = [path.name for path in directory.iterdir() if path.is_dir()]
+    found = [(int(match[1]), directory / match[0]) for name in names if (match := _COMMITTED.fullmatch(name))]
+    return [path for _, path in sorted(found, key=lambda pair: pair[0])]
 
 
-def read_manifest(path: Path) -> Manifest:
+def read_manifest(path: Location) -> Manifest:
     """Reads a checkpoint's manifest and looks whether its files are all there.
 
     Raises:
         CheckpointError: It is no checkpoint, or a file is missing or of another size.
+        FormatError: Another version of this program wrote it.
+        StorageError: It lies in an object store that cannot be reached.
     """
-    if not path.is_dir():
+    if isinstance(path, Path) and not path.is_dir():
         raise CheckpointError(f"{path}: there is no such checkpoint directory.")
     try:
-        values = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        values = json.loads((path / MANIFEST).read_bytes())
+        if values["format"] != _FORMAT:
+            raise FormatError(
+                f"{path}: has format {values['format']}, but this version reads format {_FORMAT}; use the version of "
+                f"shardfm that wrote it ({values['versions'].get('shardfm', 'unknown')}), or start anew in another "
+                "run_dir."
+            )
         files = {name: StoredFile(**file) for name, file in values.pop("files").items()}
         manifest = Manifest(**values, files=files)
     except FileNotFoundError as cause:
@@ -141,26 +176,20 @@ def read_manifest(path: Path) -> Manifest:
         ) from cause
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as cause:
         raise CheckpointError(f"{path / MANIFEST}: cannot be read ({cause}); the checkpoint is damaged.") from cause
-    if manifest.format != _FORMAT:
-        raise CheckpointError(f"{path}: has format {manifest.format}, but this version reads format {_FORMAT}.")
+    sizes = path.files() if isinstance(path, BucketPath) else {p.name: p.stat().st_size for p in path.iterdir()}
     for name, file in manifest.files.items():
-        actual = (path / name).stat().st_size if (path / name).exists() else None
-        if actual != file.num_bytes:
-            state = "is missing" if actual is None else f"has {actual} bytes instead of {file.num_bytes}"
+        if sizes.get(name) != file.num_bytes:
+            state = f"has {sizes[name]} bytes instead of {file.num_bytes}" if name in sizes else "is missing"
             raise CheckpointError(f"{path / name}: {state}; the checkpoint is damaged.")
     return manifest
 
 
-def measure(paths: Iterable[Path]) -> dict[str, StoredFile]:
-    """Sizes and checksums of files, by name."""
-    return {path.name: StoredFile(path.stat().st_size, _sha256(path)) for path in paths}
-
-
-def verify(path: Path, files: Mapping[str, StoredFile]) -> None:
+def verify(path: Location, files: Mapping[str, StoredFile]) -> None:
     """Reads files of a checkpoint and compares their checksums.
 
     Raises:
         CheckpointError: One cannot be read or does not hold what was written.
+        StorageError: They lie in an object store that cannot be reached.
     """
     for name, file in files.items():
         try:
@@ -171,7 +200,22 @@ def verify(path: Path, files: Mapping[str, StoredFile]) -> None:
             raise CheckpointError(f"{path / name}: its checksum is not the one recorded; the checkpoint is damaged.")
 
 
-def _sha256(path: Path) -> str:
+def _staging_path(directory: Path, step: int) -> Path:
+    return directory / f".staging-step-{step:08d}"
+
+
+def _empty(directory: BucketPath, chosen: Callable[[str], bool]) -> None:
+    """Removes the files of those folders that are chosen by name; that of a file right here is empty."""
+    names = list(directory.files())
+    # Manifests first: what loses a file must not count as committed.
+    for name in sorted(names, key=lambda name: not name.endswith(MANIFEST)):
+        if chosen(name.rpartition("/")[0]):
+            (directory / name).unlink()
+
+
+def _sha256(path: Location) -> str:
+    if isinstance(path, BucketPath):
+        return path.sha256()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -7,18 +7,17 @@ tensors are left out with it: torch would unpickle their contents without such c
 
 from __future__ import annotations
 
+import io
 import pickle
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.filesystem import FileSystemReader
-from torch.distributed.checkpoint.metadata import Metadata, StorageMeta
+from torch.distributed.checkpoint.metadata import Metadata
 
+from trainer.checkpoint.bucket import Location
 from trainer.errors import CheckpointError
 
 _ADMITTED = {
-    "pathlib": {"Path", "PosixPath", "PurePosixPath"},
     "torch": {"Size"},
     "torch.serialization": {"_get_layout"},
     "torch.distributed.checkpoint.filesystem": {"_StorageInfo"},
@@ -26,7 +25,6 @@ _ADMITTED = {
         "ChunkStorageMetadata",
         "Metadata",
         "MetadataIndex",
-        "StorageMeta",
         "TensorProperties",
         "TensorStorageMetadata",
         "_MEM_FORMAT_ENCODING",
@@ -34,39 +32,14 @@ _ADMITTED = {
 }
 
 
-class TrustedReader(FileSystemReader):
-    """The reader of torch, with an unpickler that refuses what a checkpoint has no use for.
-
-    Args:
-        path: The checkpoint's directory.
-    """
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._metadata_path = path / ".metadata"
-
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """The metadata.
-
-        Raises:
-            CheckpointError: It cannot be read, or asks for something that is not admitted.
-        """
-        metadata = read_metadata(self._metadata_path)
-        if metadata.storage_meta is None:
-            metadata.storage_meta = StorageMeta()
-        metadata.storage_meta.load_id = self.load_id
-        return metadata
-
-
-def read_metadata(path: Path) -> Metadata:
+def read_metadata(path: Location) -> Metadata:
     """A ``.metadata`` file, through the unpickler that admits only what it needs.
 
     Raises:
         CheckpointError: It cannot be read, or asks for something that is not admitted.
     """
     try:
-        with open(path, "rb") as file:
-            metadata = _Unpickler(file, path).load()
+        metadata = _Unpickler(path.read_bytes(), path).load()
     except (OSError, EOFError, ValueError, TypeError, LookupError, AttributeError, pickle.UnpicklingError) as cause:
         raise CheckpointError(f"{path}: cannot be read ({cause}); the checkpoint is damaged.") from cause
     assert isinstance(metadata, Metadata)
@@ -74,8 +47,8 @@ def read_metadata(path: Path) -> Metadata:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, file: Any, path: Path) -> None:
-        super().__init__(file)
+    def __init__(self, content: bytes, path: Location) -> None:
+        super().__init__(io.BytesIO(content))
         self._path = path
 
     def find_class(self, module: str, name: str) -> Any:

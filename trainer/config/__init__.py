@@ -11,6 +11,7 @@ from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.data import DataConfig
 from trainer.config.evaluate import EvaluateConfig
 from trainer.config.model import ModelConfig
+from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import (
     DENSE_OPTIMIZERS,
     DenseOptimizerConfig,
@@ -32,6 +33,7 @@ __all__ = [
     "EvaluateConfig",
     "LoggingConfig",
     "ModelConfig",
+    "MonitorConfig",
     "OptimizerConfig",
     "ReplayConfig",
     "ScheduleConfig",

@@ -15,7 +15,8 @@ from trainer.config.rules import at_least, check, one_of, positive
 class DataConfig:
     """Where the data lies and how it is read.
 
-    ``train`` and ``test`` are a file, a glob, a directory, a URI of one of these, or a list of such;
+    ``train``, ``valid`` and ``test`` are a file, a glob, a directory, a URI of one of these, or a list of such;
+    one of the last two may be left out (null). Evaluations during training see ``valid``, if there is one;
     ``configs/data/parquet.yaml`` says what the other keys mean.
     """
 
@@ -23,7 +24,8 @@ class DataConfig:
     root: str = MISSING
     schema: str = MISSING
     train: Any = MISSING
-    test: Any = MISSING
+    valid: Any = None
+    test: Any = None
     lanes: int = 8
     window_rows: int = 131072
     window_mib: float | None = None
@@ -51,8 +53,11 @@ class DataConfig:
             positive(self.window_mib, "data.window_mib")
         at_least(1, self.num_threads, "data.num_threads")
         at_least(1, self.prefetch_batches, "data.prefetch_batches")
-        for key in ("train", "test"):
+        check(self.valid is not None or self.test is not None, "data.test", None, "given, if data.valid is not")
+        for key in ("train", "valid", "test"):
             value = getattr(self, key)
+            if value is None and key != "train":
+                continue
             paths = value if isinstance(value, list) else [value]
             check(
                 bool(paths) and all(isinstance(path, str) and path for path in paths),

@@ -17,13 +17,14 @@ class EvaluateConfig:
 
     checkpoint_path: str = MISSING
     data: DataConfig | None = None
-    split: str = "test"
+    split: str | None = None
     device: str = "auto"
     eval_global_batch_size: int | None = None
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
         one_of(DEVICES, self.device, "device")
-        one_of(("train", "test"), self.split, "split")
+        if self.split is not None:
+            one_of(("train", "valid", "test"), self.split, "split")
         if self.eval_global_batch_size is not None:
             at_least(1, self.eval_global_batch_size, "eval_global_batch_size")

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.data import DataConfig
 from trainer.config.model import ModelConfig
+from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import OptimizerConfig
 from trainer.config.rules import at_least, multiple_of_lanes, one_of, positive
 from trainer.config.sharding import ShardingConfig
@@ -54,6 +55,7 @@ class TrainConfig:
     epochs: int = 1
     max_steps: int | None = None
     eval_every_epochs: int = 1
+    eval_every_steps: int | None = None
     eval_global_batch_size: int = 8192
     on_nonfinite: str = "raise"
     max_nonfinite_steps: int = 10
@@ -61,6 +63,7 @@ class TrainConfig:
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     checkpoint: CheckpointConfig = MISSING
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
@@ -72,6 +75,8 @@ class TrainConfig:
         at_least(1, self.eval_every_epochs, "eval_every_epochs")
         one_of(NONFINITE_POLICIES, self.on_nonfinite, "on_nonfinite")
         at_least(0, self.max_nonfinite_steps, "max_nonfinite_steps")
+        if self.eval_every_steps is not None:
+            at_least(1, self.eval_every_steps, "eval_every_steps")
         if self.max_steps is not None:
             at_least(1, self.max_steps, "max_steps")
         for key in ("global_batch_size", "eval_global_batch_size"):

@@ -84,11 +84,12 @@ class Journal:
         """Writes counts about the data read so far."""
         self._board.scalars("data", counts, step)
 
-    def test(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of an evaluation."""
-        self._board.scalars("test", metrics, step)
+    def evaluated(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
+        """Writes the metrics of an evaluation of a split."""
+        self._board.scalars(split, metrics, step)
         self._board.flush()
-        logger.info("step %d  test  %s", step, "  ".join(f"{name} {value:.5f}" for name, value in metrics.items()))
+        figures = "  ".join(f"{name} {value:.5f}" for name, value in metrics.items())
+        logger.info("step %d  %s  %s", step, split, figures)
 
     def __enter__(self) -> Journal:
         self._progress.__enter__()

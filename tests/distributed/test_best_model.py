@@ -1,0 +1,96 @@
+"""A watched metric lowers the learning rates, ends the run, and chooses the model that it ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from tests.checkpoints import assert_equal_bits, tensors_of
+from tests.ranks import results_of, run_ranks
+from trainer.config import TrainConfig
+from trainer.distributed import Worker
+from trainer.loop import Result, train
+
+pytestmark = pytest.mark.distributed
+
+STEPS_PER_EPOCH = 9
+
+
+def run_training(worker: Worker, config: TrainConfig) -> Result:
+    return train(config, worker)
+
+
+def train_on(world_size: int, config: TrainConfig) -> Result:
+    result: Result = results_of(run_ranks(world_size, run_training, config))[0]
+    return result
+
+
+@pytest.fixture
+def overfitting(make_config: Callable[..., TrainConfig], click_log: Path) -> Callable[..., TrainConfig]:
+    """A run whose validation AUC soon falls; the rows for validation are those of the test split."""
+
+    def make(**changes: Any) -> TrainConfig:
+        return make_config(
+            epochs=30,
+            data={"valid": str(click_log / "test"), "test": str(click_log / "train")},
+            monitor={"patience": 3, "lr_factor": 0.5, "use_best": True},
+            optimizer={"sparse": {"lr": 0.5}, "dense": {"lr": 0.03}},
+            checkpoint={"every_steps": 1000, "keep_last": 1},
+            **changes,
+        )
+
+    return make
+
+
+def curve(result: Result, tag: str) -> dict[int, float]:
+    events = EventAccumulator(result.tensorboard)
+    events.Reload()
+    return {event.step: event.value for event in events.Scalars(tag)}
+
+
+def test_the_run_ends_with_the_best_model_when_patience_is_over(overfitting: Callable[..., TrainConfig]) -> None:
+    result = train_on(2, overfitting())
+    values = curve(result, "valid/auc")
+    assert result.best_step == max(values, key=lambda step: (values[step], -step))
+    assert result.best_step < result.steps == result.best_step + 3 * STEPS_PER_EPOCH < 30 * STEPS_PER_EPOCH
+    assert result.checkpoint.endswith(f"step-{result.best_step:08d}")
+    # The learning rates fell by half at each evaluation that brought no improvement, from the next step on.
+    rates, factor, best = curve(result, "learning_rate/dense"), 1.0, 0.0
+    for step, value in values.items():
+        assert rates[step] == pytest.approx(0.03 * factor)
+        factor, best = (factor, value) if value > best else (factor / 2, best)
+    # What it ends with is the model of the best step: its figures on the other split are measured once.
+    ((at, auc),) = curve(result, "test/auc").items()
+    assert (result.split, at) == ("test", result.steps)
+    assert result.metrics["auc"] == pytest.approx(auc)
+
+
+def test_an_interrupted_run_ends_as_an_uninterrupted_one(
+    overfitting: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    whole = train_on(2, overfitting(run_dir=tmp_path / "whole"))
+    # Stops of all kinds: in mid-epoch, and between the checkpoint of an evaluated step and what follows.
+    for stop in (4, 3 * STEPS_PER_EPOCH):
+        train_on(2, overfitting(run_dir=tmp_path / "parts", max_steps=stop))
+    parts = train_on(2, overfitting(run_dir=tmp_path / "parts"))
+    assert (parts.best_step, parts.steps, parts.metrics) == (whole.best_step, whole.steps, whole.metrics)
+    newest = [max((tmp_path / run / "checkpoints").glob("step-*")) for run in ("whole", "parts")]
+    assert_equal_bits(tensors_of(newest[0]), tensors_of(newest[1]))
+    again = train_on(1, overfitting(run_dir=tmp_path / "parts"))
+    assert (again.best_step, again.steps) == (whole.best_step, whole.steps)
+    assert again.metrics == pytest.approx(whole.metrics)
+
+
+def test_without_validation_rows_the_test_split_is_watched(make_config: Callable[..., TrainConfig]) -> None:
+    result = train_on(1, make_config(epochs=1, eval_every_steps=4))
+    assert sorted(curve(result, "test/auc")) == [4, 8, 9]
+    assert result.split == "test"
+
+
+def test_validation_rows_are_enough(make_config: Callable[..., TrainConfig], click_log: Path) -> None:
+    result = train_on(1, make_config(epochs=1, data={"valid": str(click_log / "test"), "test": None}))
+    assert (result.split, list(curve(result, "valid/auc"))) == ("valid", [9])

@@ -1,0 +1,54 @@
+"""What evaluations lead to, as a pure function of them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from trainer.config import MonitorConfig
+from trainer.monitor import Monitor
+
+
+def told(values: list[float], **config: Any) -> Monitor:
+    settings = MonitorConfig(**config)
+    monitor = Monitor(settings)
+    for number, value in enumerate(values, start=1):
+        monitor.see(10 * number, {settings.metric: value})
+    return monitor
+
+
+def test_the_best_step_is_the_first_that_reached_the_best_value() -> None:
+    assert told([0.5, 0.8, 0.7, 0.8]).best_step == 20
+
+
+def test_a_loss_is_better_when_smaller() -> None:
+    monitor = told([0.5, 0.4, 0.45], metric="logloss")
+    assert (monitor.best, monitor.best_step) == (0.4, 20)
+
+
+def test_gains_below_min_delta_are_no_improvement() -> None:
+    assert told([0.5, 0.505, 0.52], min_delta=0.01).best_step == 30
+
+
+def test_patience_counts_evaluations_in_a_row() -> None:
+    assert not told([0.5, 0.4, 0.6, 0.5], patience=2).exhausted
+    assert told([0.5, 0.4, 0.6, 0.5, 0.5], patience=2).exhausted
+    assert not told([0.5] + [0.4] * 50).exhausted
+
+
+def test_each_stale_evaluation_lowers_the_learning_rates() -> None:
+    monitor = told([0.5, 0.4, 0.6, 0.5, 0.4], lr_factor=0.1)
+    assert math.isclose(monitor.lr_factor, 1e-3)
+
+
+def test_a_value_that_is_not_finite_is_no_improvement() -> None:
+    monitor = told([math.nan, 0.5, math.nan], patience=1)
+    assert (monitor.best_step, monitor.exhausted) == (20, True)
+
+
+def test_a_restored_monitor_goes_on_where_the_saved_one_was() -> None:
+    saved = told([0.5, 0.4], patience=2, lr_factor=0.5).state()
+    monitor = Monitor(MonitorConfig(patience=2, lr_factor=0.5), saved)
+    assert (monitor.last_step, monitor.lr_factor, monitor.exhausted) == (20, 0.5, False)
+    monitor.see(30, {"auc": 0.3})
+    assert monitor.exhausted

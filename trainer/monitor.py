@@ -1,0 +1,88 @@
+"""What the evaluations during training lead to: lower learning rates, an early end, the choice of the best step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+from trainer.config import MonitorConfig
+
+
+@dataclass
+class MonitorState:
+    """What is remembered of the evaluations; all of it is in every checkpoint.
+
+    Attributes:
+        best: The best value so far, None before the first.
+        best_step: Where it was reached.
+        last_step: Of the newest evaluation.
+        stale: Evaluations since the best one.
+        lr_factor: On all learning rates.
+    """
+
+    best: float | None = None
+    best_step: int | None = None
+    last_step: int = 0
+    stale: int = 0
+    lr_factor: float = 1.0
+
+
+class Monitor:
+    """Follows one metric of the validation rows; a pure function of the evaluations it was told of.
+
+    Args:
+        config: The metric and what follows from it.
+        saved: What :meth:`state` gave, to continue from.
+    """
+
+    def __init__(self, config: MonitorConfig, saved: dict[str, float | None] | None = None) -> None:
+        self._config = config
+        self._state = MonitorState(**(saved or {}))  # type: ignore[arg-type]
+
+    def state(self) -> dict[str, float | None]:
+        """Plain values for the checkpoint's record."""
+        return asdict(self._state)
+
+    @property
+    def best(self) -> float | None:
+        """The best value so far."""
+        return self._state.best
+
+    @property
+    def best_step(self) -> int | None:
+        """Where the best value was reached."""
+        return self._state.best_step
+
+    @property
+    def last_step(self) -> int:
+        """The step of the newest evaluation, 0 if there was none."""
+        return self._state.last_step
+
+    @property
+    def lr_factor(self) -> float:
+        """The factor on all learning rates that past evaluations led to."""
+        return self._state.lr_factor
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether so many evaluations passed without improvement that the run is to end."""
+        patience = self._config.patience
+        return patience is not None and self._state.stale >= patience
+
+    def see(self, step: int, metrics: dict[str, float]) -> None:
+        """Takes note of an evaluation, the same on every rank.
+
+        Args:
+            step: Steps completed.
+            metrics: Over the validation rows; one that is not finite is no improvement.
+        """
+        value, state = metrics[self._config.metric], self._state
+        state.last_step = step
+        if math.isfinite(value) and (state.best is None or self._improves(value, state.best)):
+            state.best, state.best_step, state.stale = value, step, 0
+        else:
+            state.stale += 1
+            state.lr_factor *= self._config.lr_factor
+
+    def _improves(self, value: float, best: float) -> bool:
+        return (value - best if self._config.larger_is_better else best - value) > self._config.min_delta
