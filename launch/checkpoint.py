@@ -12,12 +12,12 @@ import sys
 import yaml
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from launch.cli import USER_ERROR_EXIT_CODE
 from trainer.checkpoint import storage
 from trainer.checkpoint.bucket import Location, location
 from trainer.checkpoint.canonical import is_weight
 from trainer.checkpoint.storage import Manifest
 from trainer.checkpoint.trusted import read_metadata
+from trainer.ending import USER_ERROR_EXIT_CODE
 from trainer.errors import ShardFMError
 
 _MIB = 1 << 20

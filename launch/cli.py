@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
-import time
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn, TypeVar
 
@@ -17,15 +16,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from data.structured import explain
 from trainer.config import to_config
-from trainer.distributed import is_lost_peer
+from trainer.distributed import lost_peer
+from trainer.ending import PREEMPTED_EXIT_CODE, UNEXPECTED_EXIT_CODE, USER_ERROR_EXIT_CODE, end_process
 from trainer.errors import ConfigError, PeerError, ShardFMError
 from trainer.nonfinite import NonFiniteError
-from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
+from trainer.preemption import PreemptedError
 
 C = TypeVar("C")
-
-USER_ERROR_EXIT_CODE = 2
-"""Exit code of a command that ends with a message instead of a traceback."""
 
 
 def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
@@ -46,7 +43,7 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
     def composed(config: DictConfig) -> Any:
         try:
             return run(to_config(config, config_class))
-        except (ShardFMError, RuntimeError) as error:  # raised below: Hydra would print words of its own
+        except Exception as error:  # raised below: Hydra would print words of its own
             failures.append(error)
             return None
 
@@ -54,39 +51,35 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
         composed()
         if failures:
             raise failures[0]
-    except PreemptedError as stop:
+    except Exception as error:
+        _end(error)
+
+
+def _end(error: Exception) -> NoReturn:
+    """Ends the process in the way that fits the error."""
+    first_of_job, first_of_host = (os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK"))
+    lost = lost_peer(error) if isinstance(error, RuntimeError) else None
+    if isinstance(error, PreemptedError):
         # All ranks stopped together; rank 0 says it for them.
-        if os.environ.get("RANK", "0") == "0":
-            print(f"\n{stop}\n", file=sys.stderr, flush=True)
+        if first_of_job:
+            print(f"\n{error}\n", file=sys.stderr, flush=True)
         sys.exit(PREEMPTED_EXIT_CODE)
-    except PeerError as error:
-        _end(str(error), speak=False)
-    except NonFiniteError as error:
+    elif isinstance(error, PeerError):
+        end_process(str(error), code=USER_ERROR_EXIT_CODE, speak=False, is_cause=False)
+    elif isinstance(error, NonFiniteError):
         # The same on every rank.
-        _end(str(error), speak=os.environ.get("RANK", "0") == "0")
-    except (ConfigError, HydraException, OmegaConfBaseException) as error:
+        end_process(str(error), code=USER_ERROR_EXIT_CODE, speak=first_of_job, is_cause=first_of_job)
+    elif isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         # Every rank composes the same command line, so one rank of each host speaks for it.
-        _end(_message(error), speak=os.environ.get("LOCAL_RANK", "0") == "0")
-    except ShardFMError as error:
-        _end(str(error), speak=True)
-    except RuntimeError as error:
-        if not is_lost_peer(error):
-            raise
-        _end(f"lost the connection to another rank, whose own message says why ({error})", speak=False)
-
-
-def _end(message: str, *, speak: bool) -> NoReturn:
-    """Ends the process with a message, which torchrun repeats in its own summary, too."""
-    if speak:
-        print(f"\nerror: {message}\n", file=sys.stderr, flush=True)
-    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
-    if error_file:
-        # Who only heard of the failure comes after who had it: torchrun calls the earliest the root cause.
-        when = int(time.time()) + (0 if speak else 1)
-        record = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(when)}}}
-        with open(error_file, "w", encoding="utf-8") as file:
-            json.dump(record, file)
-    sys.exit(USER_ERROR_EXIT_CODE)
+        end_process(_message(error), code=USER_ERROR_EXIT_CODE, speak=first_of_host, is_cause=first_of_host)
+    elif isinstance(error, ShardFMError):
+        end_process(str(error), code=USER_ERROR_EXIT_CODE)
+    elif lost is not None:
+        end_process(lost, code=USER_ERROR_EXIT_CODE, speak="did not answer" in lost, is_cause=False)
+    else:
+        traceback.print_exception(error)
+        told = "".join(traceback.format_exception_only(error)).strip()
+        end_process(f"rank {os.environ.get('RANK', '0')}: {told}", code=UNEXPECTED_EXIT_CODE)
 
 
 def _message(error: BaseException) -> str:

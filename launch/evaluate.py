@@ -17,6 +17,7 @@ from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
 from trainer.inputs import Split, file_order, make_loader, open_dataset
 from trainer.logging.console import set_up_logging
+from trainer.watchdog import Watchdog
 
 
 def run(config: EvaluateConfig) -> None:
@@ -24,12 +25,13 @@ def run(config: EvaluateConfig) -> None:
     worker = worker_from_environment(config.device)
     set_up_logging(worker)
     with process_group(worker, timeout_s=config.distributed.timeout_s):
-        split, metrics = evaluate_checkpoint(config, worker)
+        with Watchdog(worker, config.distributed) as watchdog:
+            split, metrics = evaluate_checkpoint(config, worker, watchdog)
         if worker.is_main:
             print("\n".join(f"{split} {name:<12} {value:.5f}" for name, value in metrics.items()), flush=True)
 
 
-def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> tuple[Split, dict[str, float]]:
+def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchdog) -> tuple[Split, dict[str, float]]:
     """Loads a checkpoint on this world size and runs it over a split. All ranks must call this.
 
     Returns:
@@ -55,7 +57,8 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker) -> tuple[Split, 
     loader = on_all(lambda: make_loader(dataset, order, data, worker))
     assembled = assemble(dataset.schema, dataclasses.replace(trained, device=config.device), worker, loader)
     state.restore_model(path, assembled.model)
-    return split, evaluate(assembled.model, loader, worker.device)
+    with watchdog.doing(f"the evaluation of {split}"):
+        return split, evaluate(assembled.model, loader, worker.device, watchdog)
 
 
 def evaluated_split(config: EvaluateConfig, data: DataConfig) -> Split:

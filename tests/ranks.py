@@ -19,8 +19,8 @@ from trainer.logging.console import set_up_logging
 _TIMEOUT_S = 120.0
 
 # A server that has the libraries loaded forks each rank at once, where a spawned rank takes seconds.
-_context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torchrec", "trainer.loop"])
+context = multiprocessing.get_context("forkserver")
+context.set_forkserver_preload(["torchrec", "launch.train"])
 
 
 def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
@@ -34,13 +34,13 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
     Returns:
         What each rank returned; an exception that a rank raised stands in its place.
     """
-    port = _free_port()
+    port = free_port()
     outcomes: list[Connection] = []
     processes = []
     for rank in range(world_size):
-        receiver, sender = _context.Pipe(duplex=False)
+        receiver, sender = context.Pipe(duplex=False)
         arguments_of_rank = (sender, rank, world_size, port, function, arguments)
-        processes.append(_context.Process(target=_run_rank, args=arguments_of_rank))
+        processes.append(context.Process(target=_run_rank, args=arguments_of_rank))
         processes[-1].start()
         sender.close()
         outcomes.append(receiver)
@@ -95,7 +95,8 @@ def _run_rank(
     os._exit(0)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nothing listens on."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore
 
+from trainer.ending import end_with_agent
 from trainer.errors import ConfigError, PeerError, ShardFMError
 
 T = TypeVar("T")
@@ -83,6 +84,7 @@ def process_group(worker: Worker, *, timeout_s: float) -> Iterator[None]:
     # On CUDA gloo stays beside NCCL, for what is said between hosts (errors, file names, plans).
     backend = "cpu:gloo,cuda:nccl" if worker.device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
+    end_with_agent()
     if "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
@@ -160,7 +162,12 @@ def _describe(error: Exception) -> str:
     return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"
 
 
-def is_lost_peer(error: RuntimeError) -> bool:
-    """Whether a collective failed because another rank is gone, rather than for a fault of its own."""
-    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "timeout caused pair closure")
-    return isinstance(error, dist.DistError) or any(sign in str(error) for sign in signs)
+def lost_peer(error: RuntimeError) -> str | None:
+    """What to say of a collective that failed because of another rank; None if it failed for a fault of its own."""
+    told = " ".join(str(error).split())
+    if any(sign in told for sign in ("Timed out waiting", "timeout caused pair closure")):
+        return f"another rank did not answer within distributed.timeout_s ({told})"
+    signs = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
+    if isinstance(error, dist.DistError) or any(sign in told for sign in signs):
+        return f"lost the connection to another rank, whose own message says why ({told})"
+    return None

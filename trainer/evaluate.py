@@ -8,16 +8,18 @@ from torch import nn
 from data.loader import BatchLoader
 from trainer.data_quality import total_skipped_rows
 from trainer.metric import MetricSet
+from trainer.watchdog import Watchdog
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device) -> dict[str, float]:
+def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device, watchdog: Watchdog) -> dict[str, float]:
     """One pass over the loader's rows, every row once. All ranks must call this.
 
     Args:
         model: Sharded; not held by a pipeline. Left in the mode (training or not) that it came in.
         loader: In file order.
         device: Where the model is.
+        watchdog: Of this rank.
 
     Returns:
         Each metric's name and value, the same on every rank and for every world size.
@@ -26,7 +28,7 @@ def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device) -> dic
     was_training = model.training
     model.eval()
     with loader.batches(0, loader.order.steps_per_epoch) as batches:
-        for batch in batches:
+        for batch in watchdog.reads(batches):
             _, outputs = model(batch.to(device, non_blocking=True))
             metrics.update(*outputs)
         total_skipped_rows(loader, batches)

@@ -24,6 +24,7 @@ from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
 from trainer.run_config import save_config
 from trainer.sharding import plan_markdown
+from trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +63,16 @@ def train(config: TrainConfig, worker: Worker) -> Result:
         NonFiniteError: A step's loss is not finite, and the config does not allow to leave it out.
         ShardFMError: See :func:`trainer.job.build`; and what reading the data or writing a checkpoint raises.
     """
-    job = build(config, worker)
-    journal = Journal(config, total_steps=job.total_steps, start_step=job.start_step, speak=worker.is_main)
-    batches = job.train_loader.batches(job.start_step, job.total_steps)
-    if worker.is_main:
-        save_config(config)
-    with batches, journal, job.checkpoints, PreemptionGuard() as preemption:
-        journal.open(job.headline, plan_markdown(job.assembled.plan))
-        result = _Run(job, batches, journal, preemption).to_the_end()
+    with Watchdog(worker, config.distributed) as watchdog:
+        job = build(config, worker)
+        journal = Journal(config, total_steps=job.total_steps, start_step=job.start_step, speak=worker.is_main)
+        batches = job.train_loader.batches(job.start_step, job.total_steps)
+        if worker.is_main:
+            save_config(config)
+        with batches, journal, job.checkpoints, PreemptionGuard(timeout_s=config.distributed.timeout_s) as preemption:
+            journal.open(job.headline, plan_markdown(job.assembled.plan))
+            with watchdog.notes_failure():
+                result = _Run(job, batches, journal, preemption, watchdog).to_the_end()
     if worker.is_main:
         record = json.dumps(dataclasses.asdict(result), indent=1)
         Path(config.run_dir, "result.json").write_text(record + "\n", encoding="utf-8")
@@ -79,11 +82,15 @@ def train(config: TrainConfig, worker: Worker) -> Result:
 class _Run:
     """The loop itself: step, measure, save, evaluate."""
 
-    def __init__(self, job: Job, batches: BatchStream, journal: Journal, preemption: PreemptionGuard) -> None:
+    def __init__(
+        self, job: Job, batches: BatchStream, journal: Journal, preemption: PreemptionGuard, watchdog: Watchdog
+    ) -> None:
         self._job = job
         self._batches = batches
         self._journal = journal
         self._preemption = preemption
+        self._watchdog = watchdog
+        self._watched_batches = watchdog.reads(batches)
         self._pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, job.worker.device)
         self._non_finite = NonFinitePolicy(job.config, job.train_loader)
         self._checkpoint = job.resume.path if job.resume else None
@@ -95,7 +102,7 @@ class _Run:
         job = self._job
         if self._done and self._is_evaluated(self._done) and job.monitor.last_step < self._done:
             self._evaluate()  # the run was stopped between the checkpoint and the evaluation of its step
-        for step in range(job.start_step, job.total_steps):
+        for step in self._watchdog.steps(range(job.start_step, job.total_steps)):
             if job.monitor.exhausted:
                 self._end_early()
                 break
@@ -107,7 +114,7 @@ class _Run:
             if last or told_to_stop or self._is_saved(self._done):
                 self._save()
             if last or told_to_stop:
-                job.checkpoints.wait()
+                self._await_commit()
             if told_to_stop:
                 raise PreemptedError(
                     f"{told_to_stop}: saved {self._checkpoint} and stopped; the same command continues from there."
@@ -120,7 +127,7 @@ class _Run:
         job = self._job
         job.optimizers.set_learning_rates(step, factor=job.monitor.lr_factor)
         job.assembled.step_context.advance(step)
-        outputs, trained = self._pipeline.step(self._batches)
+        outputs, trained = self._pipeline.step(self._watched_batches)
         self._done = step + 1
         if trained:
             job.metrics.update(*outputs)
@@ -151,12 +158,17 @@ class _Run:
 
     def _save(self) -> None:
         job, steps_per_epoch = self._job, self._job.train_loader.order.steps_per_epoch
-        tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
-        self._checkpoint = job.checkpoints.save(
-            tensors, step=self._done, epoch=self._done // steps_per_epoch, monitor=job.monitor
-        )
+        with self._watchdog.saving(self._done):
+            tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
+            self._checkpoint = job.checkpoints.save(
+                tensors, step=self._done, epoch=self._done // steps_per_epoch, monitor=job.monitor
+            )
         self._saved_step = self._done
         self._journal.pause()
+
+    def _await_commit(self) -> None:
+        with self._watchdog.saving(self._saved_step):
+            self._job.checkpoints.wait()
 
     def _evaluate(self) -> None:
         split = self._job.watched_split
@@ -166,8 +178,8 @@ class _Run:
         self._journal.pause()
 
     def _metrics_of(self, split: Split) -> dict[str, float]:
-        with self._pipeline.detached() as plain:
-            return evaluate(plain, self._job.eval_loaders[split], self._job.worker.device)
+        with self._watchdog.doing(f"the evaluation of {split}"), self._pipeline.detached() as plain:
+            return evaluate(plain, self._job.eval_loaders[split], self._job.worker.device, self._watchdog)
 
     def _report(self) -> None:
         """Writes the figures since the last report."""
@@ -182,7 +194,7 @@ class _Run:
 
     def _result(self) -> Result:
         job, monitor = self._job, self._job.monitor
-        job.checkpoints.wait()
+        self._await_commit()
         split, metrics = job.final_split, self._newest_metrics
         use_best = job.config.monitor.use_best and monitor.best_step not in (None, self._done)
         if use_best:

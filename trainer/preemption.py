@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -13,8 +14,6 @@ import torch.distributed as dist
 from trainer.errors import ShardFMError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
-PREEMPTED_EXIT_CODE = 75
-"""Exit code of a worker that saved and stopped because of a signal (EX_TEMPFAIL: try again later)."""
 
 
 class PreemptedError(ShardFMError):
@@ -27,10 +26,13 @@ class PreemptionGuard:
     The first signal asks for a stop, a second one ends the process at once. The ranks agree through a
     group of their own, a step behind: each step starts the exchange that the next one reads, so that
     nobody waits for it. All ranks must create it, and use it as a context.
+
+    Args:
+        timeout_s: Seconds after which an exchange that waits for a dead rank gives up.
     """
 
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo")
+    def __init__(self, *, timeout_s: float) -> None:
+        self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._asked: int | None = None
         self._pending: tuple[torch.Tensor, Any] | None = None
         self._previous: dict[int, Any] = {}

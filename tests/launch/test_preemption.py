@@ -68,7 +68,7 @@ from torch._C._distributed_c10d import HashStore
 from trainer.preemption import PreemptionGuard
 
 dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
-with PreemptionGuard() as guard:
+with PreemptionGuard(timeout_s=60) as guard:
     os.kill(os.getpid(), signal.SIGTERM)
     guard.agreed()
     print(guard.agreed(), flush=True)

@@ -31,12 +31,14 @@ class LoggingConfig:
 
 @dataclass
 class DistributedConfig:
-    """The process group."""
+    """How long the ranks wait: for each other in a collective, and for any progress at all."""
 
     timeout_s: float = 600.0
+    stall_timeout_s: float = 300.0
 
     def __post_init__(self) -> None:
         positive(self.timeout_s, "distributed.timeout_s")
+        positive(self.stall_timeout_s, "distributed.stall_timeout_s")
 
 
 @dataclass

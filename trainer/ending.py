@@ -1,0 +1,56 @@
+"""How a process of a job ends: its exit code, and its last words where torchrun and people find them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+import time
+from typing import NoReturn
+
+UNEXPECTED_EXIT_CODE = 1
+"""Exit code after an error that the code did not foresee: it comes with a traceback."""
+USER_ERROR_EXIT_CODE = 2
+"""Exit code after an error with a message that says what to do."""
+STALLED_EXIT_CODE = 3
+"""Exit code of a worker that got no further within the configured time."""
+PREEMPTED_EXIT_CODE = 75
+"""Exit code of a worker that saved and stopped because of a signal (EX_TEMPFAIL: try again later)."""
+
+_FOLLOWS_AFTER_S = 5
+_PR_SET_PDEATHSIG = 1
+
+
+def end_process(message: str, *, code: int, speak: bool = True, is_cause: bool = True) -> NoReturn:
+    """Ends the process at once, without waiting for threads that may hang, and closes its connections.
+
+    Args:
+        message: What went wrong; torchrun repeats it in its own summary.
+        code: The exit code.
+        speak: Whether to print the message.
+        is_cause: False where this process only heard of a failure. torchrun calls the earliest failure the
+            root cause and prints it last, so that such a process has to come after who had the failure.
+    """
+    if speak:
+        sys.stderr.write(f"\nerror: {message}\n\n")
+        sys.stderr.flush()
+    error_file = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if error_file:
+        when = int(time.time()) + (0 if is_cause else _FOLLOWS_AFTER_S)
+        record = {"message": {"message": f"error: {message}", "extraInfo": {"timestamp": str(when)}}}
+        with open(error_file, "w", encoding="utf-8") as file:
+            json.dump(record, file)
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def end_with_agent() -> None:
+    """Has the kernel kill this worker when its torchrun agent dies, however that happens.
+
+    A worker that outlived its agent would go on writing into a ``run_dir`` in which the job may have been
+    started again. Without torchrun this does nothing.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
