@@ -1,4 +1,4 @@
-"""Measures a part of the trainer on this machine: ``python launch/bench.py target=data``."""
+"""Measures a part of the trainer on this machine: ``python launch/bench.py target=data|checkpoint``."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from pathlib import Path
 
 import torch
 
+from launch.bench_checkpoint import measure_saves, report
 from launch.bench_data import Measurement, measure
 from launch.bench_files import KINDS, write_files
 from launch.cli import command
 from trainer.errors import ConfigError
 
-TARGETS = ("data",)
+TARGETS = ("data", "checkpoint")
 
 
 @dataclass
@@ -27,6 +28,7 @@ class BenchConfig:
     window_rows: int = 131_072
     batch_size: int = 4096
     num_threads: int = 2
+    table_mib: int = 2048
     repeats: int = 5
     folder: str | None = None
 
@@ -36,13 +38,17 @@ class BenchConfig:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ConfigError(f"kinds: '{kind}' is unknown. Known names: {', '.join(KINDS)}.")
-        for key in ("rows", "row_group_rows", "window_rows", "batch_size", "num_threads", "repeats"):
+        for key in ("rows", "row_group_rows", "window_rows", "batch_size", "num_threads", "table_mib", "repeats"):
             if getattr(self, key) < 1:
                 raise ConfigError(f"{key} is {getattr(self, key)}, but must be at least 1.")
 
 
 def run(config: BenchConfig) -> None:
-    """Makes the files, measures, and prints a line for each kind of columns."""
+    """Measures the target and prints the figures."""
+    if config.target == "checkpoint":
+        table_bytes = config.table_mib << 20
+        print(report(measure_saves(table_bytes=table_bytes, repeats=config.repeats, folder=config.folder), table_bytes))
+        return
     torch.set_num_threads(1)
     print(
         f"{config.rows:,} rows in row groups of {config.row_group_rows:,}, shuffled in windows of "

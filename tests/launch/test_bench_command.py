@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -29,10 +30,19 @@ def test_the_command_prints_a_line_for_each_kind(tmp_path: Path) -> None:
     assert all(float(row[1].replace(",", "")) > 0 for row in table[2:])
 
 
+def test_saves_are_measured_in_both_ways(tmp_path: Path) -> None:
+    done = bench("target=checkpoint", "table_mib=8", "repeats=1", f"folder={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert "tables of 0.01 GiB" in done.stdout
+    seconds = re.findall(r"stands still, (synchronous|asynchronous) +([0-9.]+) s", done.stdout)
+    assert [name for name, _ in seconds] == ["synchronous", "asynchronous"]
+    assert not list(tmp_path.iterdir()), "what was measured with is removed"
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("target=gpu", "target is 'gpu', which is unknown. Known names: data"),
+        ("target=gpu", "target is 'gpu', which is unknown. Known names: data, checkpoint"),
         ("kinds=[floats]", "kinds: 'floats' is unknown. Known names: ids, strings, lists"),
         ("repeats=0", "repeats is 0, but must be at least 1"),
     ],

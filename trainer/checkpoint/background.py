@@ -36,6 +36,11 @@ class Background:
         self._error: Exception | None = None
         self._pending: tuple[torch.Tensor, Any] | None = None
 
+    @property
+    def active(self) -> bool:
+        """Whether an act goes on here."""
+        return self._thread is not None and self._thread.is_alive()
+
     def start(self, act: Callable[[], object]) -> None:
         """Begins an act, once the one before it has ended well. All ranks must call this.
 
