@@ -105,7 +105,7 @@ def _rows(out: Path, runs: Sequence[Run]) -> dict[str, Row]:
 
 
 def _cells(rows: Sequence[Row], slowness_of_lr: float | None) -> list[tuple[str, ...]]:
-    cells = []
+    cells: list[tuple[str, ...]] = []
     for row in rows:
         slowness = row.sample_us.mean if row.sample_us else None
         cells.append(
@@ -127,13 +127,13 @@ def _slowness_of_lr(models: Sequence[Row]) -> float | None:
     return next((row.sample_us.mean for row in models if row.name == "lr" and row.sample_us), None)
 
 
-def _markdown(models: Sequence[Row], sweeps: dict[tuple[str | None, str], list[Row]]) -> str:
+def _markdown(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]]) -> str:
     lr = _slowness_of_lr(models)
     parts = []
     if models:
         parts.append(_introduction(models) + "\n\n" + _markdown_table(_HEADER, _cells(models, lr)))
     for (key, model), rows in sweeps.items():
-        header = (str(key), *_HEADER[1:])
+        header = (key, *_HEADER[1:])
         parts.append(f"## {model}: {key}\n\n" + _markdown_table(header, _cells(rows, lr)))
     return "# Comparison of models\n\n" + "\n\n".join(parts) + "\n"
 
@@ -150,15 +150,15 @@ def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     return "\n".join(lines)
 
 
-def _page(models: Sequence[Row], sweeps: dict[tuple[str | None, str], list[Row]]) -> str:
+def _page(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]]) -> str:
     lr = _slowness_of_lr(models)
     parts = []
     if models:
         parts += [f"<p>{_introduction(models)}</p>", _html_table(_HEADER, _cells(models, lr)), _picture(models, lr)]
     for (key, model), rows in sweeps.items():
-        header = (str(key), *_HEADER[1:])
+        header = (key, *_HEADER[1:])
         title = f"<h2>{html.escape(f'{model}: {key}')}</h2>"
-        parts += [title, _sweep_picture(str(key), rows), _html_table(header, _cells(rows, lr))]
+        parts += [title, _sweep_picture(key, rows), _html_table(header, _cells(rows, lr))]
     return _PAGE.replace("BODY", "\n".join(parts))
 
 
