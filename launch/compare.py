@@ -1,7 +1,8 @@
-"""Trains models side by side and reports: ``python launch/compare.py out=runs/compare 'overrides=[experiment=adult]'``.
+"""Trains models side by side and reports: ``python launch/compare.py out=runs/compare -- experiment=adult``.
 
-Each run is a training of its own under torchrun, in a directory of its own below ``out``. A comparison that
-was interrupted goes on where it was; what is done is not done again.
+What follows ``--`` goes to every run, as ``launch/train.py`` takes it. Each run is a training of its own under
+torchrun, in a directory of its own below ``out``. A comparison that was interrupted goes on where it was; what
+is done is not done again.
 """
 
 from __future__ import annotations
@@ -85,5 +86,14 @@ def _train(member: Run, out: Path, config: CompareConfig) -> bool:
     return False
 
 
+def hydra_arguments(arguments: list[str]) -> list[str]:
+    """What follows ``--`` as the value of ``overrides``."""
+    if "--" not in arguments:
+        return arguments
+    place = arguments.index("--")
+    return [*arguments[:place], f"overrides={json.dumps(arguments[place + 1 :])}"]
+
+
 if __name__ == "__main__":
+    sys.argv[1:] = hydra_arguments(sys.argv[1:])
     command("compare", CompareConfig, run)

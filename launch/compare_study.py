@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Run:
     @property
     def name(self) -> str:
         """Its directory below that of the comparison."""
-        varied = f"{self.key}={self.value}".replace("/", "_") if self.key else "base"
+        varied = re.sub(r"[^\w.+-]+", "_", f"{self.key}={self.value}").strip("_") if self.key else "base"
         return f"{self.model}/{varied}/seed-{self.seed}"
 
     def folder(self, out: Path) -> Path:
@@ -44,12 +45,12 @@ class Run:
 
     def overrides(self, out: Path) -> list[str]:
         """What it adds to the command line of all runs."""
-        arguments = [f"model={self.model}", f"seed={self.seed}", f"run_dir={self.folder(out)}"]
+        arguments = [f"model={self.model}", f"seed={self.seed}", _quoted("run_dir", str(self.folder(out)))]
         if self.key:
             arguments.append(f"{self.key}={self.value}")
         if self.pretrained:
             start = self.pretrained.result(out)["checkpoint"]
-            arguments += [f"init_from.path={start}", "init_from.include=[tables/*]"]
+            arguments += [_quoted("init_from.path", start), "init_from.include=[tables/*]"]
         return arguments
 
     def is_done(self, out: Path) -> bool:
@@ -60,6 +61,12 @@ class Run:
         """What the training reported at its end."""
         values: dict[str, Any] = json.loads((self.folder(out) / "result.json").read_text(encoding="utf-8"))
         return values
+
+
+def _quoted(key: str, value: str) -> str:
+    """An override whose value Hydra takes as it is."""
+    escaped = value.replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def runs_of(config: CompareConfig) -> list[Run]:
@@ -88,6 +95,6 @@ def _varied(sweep: str) -> list[tuple[str, str]]:
         override = OverridesParser.create().parse_override(sweep)
     except HydraException as cause:
         raise ConfigError(f"sweeps: {sweep!r} cannot be read: {cause}") from cause
-    if not override.is_sweep_override():
+    if not override.is_sweep_override() or not override.key_or_group:
         raise ConfigError(f"sweeps: {sweep!r} is one value; write key=value1,value2,...")
     return [(override.get_key_element(), value) for value in override.sweep_string_iterator()]
