@@ -18,8 +18,9 @@ from launch.cli import command
 from launch.compare_report import write_report
 from launch.compare_study import Run, runs_of
 from trainer.config import CompareConfig
+from trainer.ending import PREEMPTED_EXIT_CODE
 from trainer.errors import ConfigError, ShardFMError
-from trainer.preemption import PREEMPTED_EXIT_CODE, PreemptedError
+from trainer.preemption import PreemptedError
 
 _TRAIN = Path(__file__).parent / "train.py"
 _LOG_LINES = 12
