@@ -113,12 +113,7 @@ class SampleOrder:
         Raises:
             DataError: The world size does not divide the lanes; the message lists those that do.
         """
-        if self.lanes % world_size:
-            allowed = [w for w in range(1, self.lanes + 1) if self.lanes % w == 0]
-            raise DataError(
-                f"a world of {world_size} workers cannot share data.lanes={self.lanes} equally; start "
-                f"{_join(allowed)} workers, or set data.lanes to a multiple of {world_size} (another order)."
-            )
+        check_world_size(self.lanes, world_size)
         share = self.lanes // world_size
         return range(rank * share, (rank + 1) * share)
 
@@ -201,6 +196,20 @@ class SampleOrder:
                 window, rows = [], 0
         seeds = tuple(derive_seed(self._seed, epoch, 1 + w) for w in range(len(windows))) if self._shuffle else ()
         return EpochPlan(tuple(windows), np.array(starts, np.int64), seeds)
+
+
+def check_world_size(lanes: int, world_size: int) -> None:
+    """Sees to it that the workers can share the lanes equally.
+
+    Raises:
+        DataError: They cannot; the message lists the world sizes that can.
+    """
+    if lanes % world_size:
+        allowed = [w for w in range(1, lanes + 1) if lanes % w == 0]
+        raise DataError(
+            f"a world of {world_size} workers cannot share data.lanes={lanes} equally; start "
+            f"{_join(allowed)} workers, or set data.lanes to a multiple of {world_size} (another order)."
+        )
 
 
 def _join(numbers: Sequence[int]) -> str:

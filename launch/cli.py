@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from data.structured import explain
 from trainer.config import to_config
 from trainer.distributed import lost_peer
-from trainer.ending import PREEMPTED_EXIT_CODE, UNEXPECTED_EXIT_CODE, USER_ERROR_EXIT_CODE, end_process
+from trainer.ending import PREEMPTED_EXIT_CODE, UNEXPECTED_EXIT_CODE, USER_ERROR_EXIT_CODE, end_process, stop_agent
 from trainer.errors import ConfigError, PeerError, ShardFMError
 from trainer.nonfinite import NonFiniteError
 from trainer.preemption import PreemptedError
@@ -63,6 +63,7 @@ def _end(error: Exception) -> NoReturn:
         # All ranks stopped together; rank 0 says it for them.
         if first_of_job:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
+        stop_agent()
         sys.exit(PREEMPTED_EXIT_CODE)
     elif isinstance(error, PeerError):
         end_process(str(error), code=USER_ERROR_EXIT_CODE, speak=False, is_cause=False)
@@ -71,6 +72,7 @@ def _end(error: Exception) -> NoReturn:
         end_process(str(error), code=USER_ERROR_EXIT_CODE, speak=first_of_job, is_cause=first_of_job)
     elif isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         # Every rank composes the same command line, so one rank of each host speaks for it.
+        stop_agent()
         end_process(_message(error), code=USER_ERROR_EXIT_CODE, speak=first_of_host, is_cause=first_of_host)
     elif isinstance(error, ShardFMError):
         end_process(str(error), code=USER_ERROR_EXIT_CODE)

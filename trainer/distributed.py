@@ -11,10 +11,11 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from torch._C._distributed_c10d import HashStore
+from torch._C._distributed_c10d import HashStore, TCPStore
 
 from trainer.ending import end_with_agent
 from trainer.errors import ConfigError, PeerError, ShardFMError
+from trainer.rendezvous import fresh_store
 
 T = TypeVar("T")
 
@@ -77,7 +78,8 @@ def process_group(worker: Worker, *, timeout_s: float) -> Iterator[None]:
 
     Args:
         worker: This process.
-        timeout_s: Seconds after which a collective that waits for a dead rank gives up.
+        timeout_s: Seconds after which a collective that waits for a dead rank gives up. On CUDA, NCCL's own
+            watchdog then ends the process (TORCH_NCCL_ASYNC_ERROR_HANDLING, which torchrun switches on).
     """
     if worker.device.type == "cuda":
         torch.cuda.set_device(worker.device)
@@ -85,7 +87,12 @@ def process_group(worker: Worker, *, timeout_s: float) -> Iterator[None]:
     backend = "cpu:gloo,cuda:nccl" if worker.device.type == "cuda" else "gloo"
     timeout = timedelta(seconds=timeout_s)
     end_with_agent()
-    if "RANK" in os.environ:
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+        shared = TCPStore(address, port, worker.world_size, is_master=False, timeout=timeout)
+        store = fresh_store(shared, worker.rank, worker.world_size, timeout)
+        dist.init_process_group(backend, timeout=timeout, store=store, rank=worker.rank, world_size=worker.world_size)
+    elif "RANK" in os.environ:
         dist.init_process_group(backend, timeout=timeout)
     else:
         dist.init_process_group(backend, timeout=timeout, store=HashStore(), rank=0, world_size=1)

@@ -46,6 +46,16 @@ def end_process(message: str, *, code: int, speak: bool = True, is_cause: bool =
     os._exit(code)
 
 
+def stop_agent() -> None:
+    """Asks this host's torchrun to end instead of restarting its workers, where it would do so.
+
+    For what another start would only repeat, or should not undo: a mistake in the config, a preemption.
+    """
+    may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
+    if may_restart and os.environ.get("LOCAL_RANK") == "0":
+        os.kill(os.getppid(), signal.SIGTERM)
+
+
 def end_with_agent() -> None:
     """Has the kernel kill this worker when its torchrun agent dies, however that happens.
 

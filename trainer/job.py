@@ -6,12 +6,14 @@ import logging
 from dataclasses import dataclass
 
 from data.loader import BatchLoader
+from data.order import check_world_size
 from trainer.assembly import Assembled, assemble
 from trainer.checkpoint.identity import run_identity
 from trainer.checkpoint.manager import CheckpointManager, Resume
 from trainer.checkpoint.state import restore_training
 from trainer.config import TrainConfig
 from trainer.distributed import Worker, on_all
+from trainer.errors import ConfigError, DataError
 from trainer.inputs import EVAL_SPLITS, Dataset, Split, file_order, make_loader, open_dataset, training_order
 from trainer.metric import MetricSet
 from trainer.monitor import Monitor
@@ -70,6 +72,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     Raises:
         ShardFMError: Data, config and checkpoints do not fit together; on all ranks, before training.
     """
+    _check_workers(config, worker)
     train_set = open_dataset(config.data, "train")
     eval_splits: list[Split] = [split for split in EVAL_SPLITS if getattr(config.data, split) is not None]
     eval_sets = {split: open_dataset(config.data, split) for split in eval_splits}
@@ -105,3 +108,12 @@ def build(config: TrainConfig, worker: Worker) -> Job:
 def _eval_loader(dataset: Dataset, config: TrainConfig, worker: Worker) -> BatchLoader:
     order = file_order(dataset, config.data, global_batch_size=config.eval_global_batch_size)
     return on_all(lambda: make_loader(dataset, order, config.data, worker))
+
+
+def _check_workers(config: TrainConfig, worker: Worker) -> None:
+    # Every rank knows this by itself, before anything is read; after an elastic restart it may be the first
+    # to know that the workers that are left cannot go on.
+    try:
+        check_world_size(config.data.lanes, worker.world_size)
+    except DataError as cause:
+        raise ConfigError(str(cause)) from cause

@@ -41,6 +41,8 @@ class Result:
         resumed_at: The step that this process continued from, None if it started the run.
         samples_per_s: Training samples per second over all ranks in this process; None if it had
             nothing to train.
+        train_s: Seconds of this process in training steps.
+        num_parameters: That are learned.
         checkpoint: Of the final model.
         tensorboard: Directory of the event files.
     """
@@ -51,6 +53,8 @@ class Result:
     best_step: int | None
     resumed_at: int | None
     samples_per_s: float | None
+    train_s: float
+    num_parameters: int
     checkpoint: str
     tensorboard: str
 
@@ -209,6 +213,8 @@ class _Run:
             best_step=monitor.best_step,
             resumed_at=job.start_step if job.resume else None,
             samples_per_s=self._journal.samples_per_s,
+            train_s=self._journal.train_s,
+            num_parameters=job.assembled.num_parameters,
             checkpoint=str(self._checkpoint),
             tensorboard=str(tensorboard_dir(job.config)),
         )

@@ -29,7 +29,8 @@ from trainer.pipeline import TrainPipeline
 
 FAULT = os.environ["FAULT"]
 STEP = int(os.environ["FAULT_STEP"])
-IS_MINE = os.environ.get("RANK", "0") == os.environ["FAULT_RANK"]
+IS_FIRST_LIFE = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") == "0"
+IS_MINE = IS_FIRST_LIFE and os.environ.get("RANK", "0") == os.environ["FAULT_RANK"]
 
 take = Windows.take
 blocked = threading.Event()

@@ -12,7 +12,7 @@ from tests.ranks import results_of, run_ranks
 from trainer.checkpoint.storage import committed
 from trainer.config import TrainConfig
 from trainer.distributed import Worker, on_all, on_main
-from trainer.errors import CheckpointError, DataError, PeerError
+from trainer.errors import CheckpointError, ConfigError, DataError, PeerError
 from trainer.loop import train
 
 pytestmark = pytest.mark.distributed
@@ -75,7 +75,7 @@ def run_training(worker: Worker, config: TrainConfig) -> None:
 
 def test_world_size_that_does_not_divide_the_lanes_ends_all_ranks(make_config: Callable[..., TrainConfig]) -> None:
     outcomes = run_ranks(3, run_training, make_config())
-    assert [type(outcome) for outcome in outcomes] == [DataError, PeerError, PeerError]
+    assert [type(outcome) for outcome in outcomes] == [ConfigError] * 3
     assert "a world of 3 workers cannot share data.lanes=4 equally; start 1, 2 or 4 workers" in str(outcomes[0])
 
 

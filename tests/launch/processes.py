@@ -7,7 +7,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,18 +32,24 @@ def run_python(*arguments: str, cwd: Path = ROOT) -> Finished:
 
 def run_torchrun(world_size: int, *arguments: str, cwd: Path = ROOT) -> Finished:
     """Runs ``torchrun --standalone --nproc_per_node=world_size ...`` to its end."""
-    return _run(_torchrun(world_size, *arguments), cwd)
+    return _run([*_torchrun(world_size), *arguments], cwd)
 
 
 class RunningJob:
-    """A torchrun job in the background, its output in a file."""
+    """A torchrun job in the background, its output in a file.
 
-    def __init__(self, world_size: int, *arguments: str, log: Path) -> None:
+    Args:
+        world_size: Workers of this agent.
+        arguments: The script and its arguments.
+        log: The file.
+        options: Of torchrun.
+    """
+
+    def __init__(self, world_size: int, *arguments: str, log: Path, options: Sequence[str] = ("--standalone",)) -> None:
         self._log = log
+        command = [*_torchrun(world_size, options), *arguments]
         with open(log, "wb") as output:
-            self._process = subprocess.Popen(
-                _torchrun(world_size, *arguments), cwd=ROOT, env=_environment(), stdout=output, stderr=output
-            )
+            self._process = subprocess.Popen(command, cwd=ROOT, env=_environment(), stdout=output, stderr=output)
 
     def wait_for(self, condition: Callable[[str], bool]) -> None:
         """Waits until the output so far meets a condition; fails if the job ends or the deadline passes first."""
@@ -75,7 +82,8 @@ class RunningJob:
     def kill(self) -> None:
         """SIGKILL to the agent and to every worker, as a host that goes down would."""
         for pid in [self._process.pid, *_descendants(self._process.pid)]:
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # a worker ends with its agent
+                os.kill(pid, signal.SIGKILL)
         self._process.wait(timeout=DEADLINE_S)
 
 
@@ -84,9 +92,8 @@ def _run(command: list[str], cwd: Path) -> Finished:
     return Finished(done.returncode, done.stdout, done.stderr)
 
 
-def _torchrun(world_size: int, *arguments: str) -> list[str]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world_size}"]
-    return [*launcher, *arguments]
+def _torchrun(world_size: int, options: Sequence[str] = ("--standalone",)) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", *options, f"--nproc_per_node={world_size}"]
 
 
 def _environment() -> dict[str, str]:

@@ -43,6 +43,11 @@ class Journal:
             return None
         return self._throughput.total_steps * self._global_batch_size / self._throughput.total_s
 
+    @property
+    def train_s(self) -> float:
+        """Seconds of this process in training steps, the first one left out."""
+        return self._throughput.total_s
+
     def open(self, headline: str, sharding_plan: str) -> None:
         """Says once what is going to be trained: a line, and the plan and config as texts."""
         logger.info("%s", headline)

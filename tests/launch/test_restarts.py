@@ -1,0 +1,99 @@
+"""torchrun's restarts continue the run by themselves, on the workers that are left; and not where they should not."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.checkpoints import assert_equal_bits, tensors_of
+from tests.distributed.records import TOTAL_STEPS, arguments, write_data
+from tests.forked import ForkedJob
+from tests.launch.processes import ROOT, RunningJob, run_torchrun
+from tests.ranks import free_port
+
+pytestmark = pytest.mark.distributed
+
+FAULTY_JOB = str(ROOT / "tests" / "distributed" / "faulty_job.py")
+LAST = Path("checkpoints", f"step-{TOTAL_STEPS:08d}")
+
+
+@pytest.fixture
+def fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
+    """No fault, until a test sets one."""
+    write_data(tmp_path / "data")
+    for name, value in {"FAULT": "none", "FAULT_RANK": "1", "FAULT_STEP": "20"}.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def job(tmp_path: Path, run: str, *more: str) -> list[str]:
+    return [FAULTY_JOB, *arguments(tmp_path / "data", tmp_path / run), *more]
+
+
+def test_a_restart_after_a_worker_was_killed_continues_to_the_same_bits(
+    tmp_path: Path, fault: pytest.MonkeyPatch
+) -> None:
+    whole = ForkedJob(2, job(tmp_path, "whole"), folder=tmp_path / "logs")
+    assert whole.wait() == [0, 0]
+    fault.setenv("FAULT", "kill")
+    done = run_torchrun(2, "--max-restarts=1", *job(tmp_path, "killed"))
+    assert done.exit_code == 0, done.stderr
+    assert f"parquet: {TOTAL_STEPS} steps (resumed at 18)" in done.stdout
+    assert_equal_bits(tensors_of(tmp_path / "killed" / LAST), tensors_of(tmp_path / "whole" / LAST))
+
+
+def test_a_preempted_job_is_not_restarted(tmp_path: Path, fault: pytest.MonkeyPatch) -> None:
+    running = RunningJob(
+        2,
+        *job(tmp_path, "run", "epochs=2000"),
+        log=tmp_path / "log",
+        options=["--standalone", "--max-restarts=3"],
+    )
+    running.wait_for(lambda output: "step 20/" in output)
+    os.kill(running.workers()[0], signal.SIGUSR1)
+    assert running.wait() != 0
+    saved = re.findall(r"^SIGUSR1: saved .* and stopped", running.output(), re.MULTILINE)
+    assert len(saved) == 1
+    assert running.output().count("2 ranks on cpu") == 1
+
+
+def test_workers_that_cannot_share_the_lanes_end_with_the_numbers_that_can(
+    tmp_path: Path, fault: pytest.MonkeyPatch
+) -> None:
+    done = run_torchrun(3, "--max-restarts=3", *job(tmp_path, "run"))
+    assert done.exit_code != 0
+    told = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+    assert told == [
+        "error: a world of 3 workers cannot share data.lanes=4 equally; start 1, 2 or 4 workers, or set data.lanes "
+        "to a multiple of 3 (another order)."
+    ]
+
+
+def test_an_elastic_job_goes_on_with_the_workers_that_are_left(tmp_path: Path, fault: pytest.MonkeyPatch) -> None:
+    """Two agents stand for two hosts; the second one is lost with all that runs on it."""
+    timing = "last_call_timeout=1,keep_alive_interval=2,keep_alive_max_attempt=3,join_timeout=60"
+    options = ["--nnodes=1:2", "--max-restarts=2", "--rdzv-id=elastic", "--local-addr=127.0.0.1"]
+    options += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
+    agents = [
+        RunningJob(
+            1,
+            *job(tmp_path, "run", "epochs=20", "eval_every_epochs=20"),
+            log=tmp_path / f"log-{host}",
+            options=[*options, f"--rdzv-conf=is_host={host},{timing}"],
+        )
+        for host in ("true", "false")
+    ]
+    for agent in agents:
+        agent.wait_for(lambda _: any("step 100/" in each.output() for each in agents))
+    agents[1].kill()
+    assert agents[0].wait() == 0, agents[0].output()
+    told = "".join(agent.output() for agent in agents)
+    assert "2 ranks on cpu" in told
+    assert "1 ranks on cpu" in agents[0].output()
+    resumed = re.search(rf"parquet: {10 * TOTAL_STEPS} steps \(resumed at (\d+)\)", agents[0].output())
+    assert resumed is not None
+    assert int(resumed[1]) >= 99
