@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import shutil
 import statistics
 import tempfile
@@ -63,15 +64,15 @@ def measure_saves(*, table_bytes: int, repeats: int, folder: str | None) -> Save
             waited.append(time.perf_counter() - started)
 
             started = time.perf_counter()
-            copy, step, group = staging.copy(tensors), 2 * number + 1, background.group
-            background.start(lambda copy=copy, step=step, group=group: _write(copy, directory, step, group))
+            copy = staging.copy(tensors)
+            background.start(functools.partial(_write, copy, directory, 2 * number + 1, background.group))
             stood.append(time.perf_counter() - started)
             while background.active:
                 beside += _steps(worker.device, 1)
             background.wait()
             written.append(time.perf_counter() - started)
-    medians = [statistics.median(times[1:]) for times in (waited, stood, written, alone, beside)]
-    return SaveTimes(*medians, longest_step_s=max(beside))
+    medians = (statistics.median(times[1:]) for times in (waited, stood, written, alone, beside))
+    return SaveTimes(*medians, max(beside))
 
 
 def report(times: SaveTimes, table_bytes: int) -> str:
