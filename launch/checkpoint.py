@@ -53,7 +53,7 @@ def inspect(path: Location, manifest: Manifest) -> str:
     lines += [
         "",
         "tables:",
-        f"  {'name':<30} {'rows':>13} {'width':>6}  {'dtype':<8} {'MiB':>10} {'shards':>6}  moments",
+        f"  {'name':<30} {'rows':>13} {'width':>6}  {'dtype':<8} {'MiB':>10} {'parts':>6}  moments",
     ]
     lines += [_table_line(key, tensors) for key in tensors if key.startswith("tables/") and is_weight(key)]
     lines += ["", "dense parameters:"]

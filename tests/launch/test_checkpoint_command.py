@@ -41,9 +41,9 @@ def test_inspect_shows_position_tensors_config_and_versions(checkpoint: Path) ->
     assert done.stdout.startswith("step 2, epoch 0, written by 2 ranks")
     table = next(line.split(maxsplit=6) for line in done.stdout.splitlines() if line.startswith("  row_id "))
     # 1000 rows of 8 float32, and as many sums of squares.
-    shards = table[5]
-    assert shards in ("1", "2")
-    assert table == ["row_id", "1,000", "8", "float32", "0.03", shards, "sum [1,000 x 8]"]
+    parts = table[5]
+    assert parts in ("1", "2")
+    assert table == ["row_id", "1,000", "8", "float32", "0.03", parts, "sum [1,000 x 8]"]
     assert re.search(
         r"^  fields.dense_vectors +1 x 7  float32 +exp_avg \[1 x 7\], exp_avg_sq \[1 x 7\], step \[scalar\]$",
         done.stdout,

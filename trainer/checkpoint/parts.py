@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.metadata import (
 from torch.distributed.checkpoint.planner import LoadPlan, SavePlan, TensorWriteData, WriteItem, WriteItemType
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
+_PIECE_BYTES = 32 << 20
+
 
 @dataclass(frozen=True)
 class Part:
@@ -63,6 +65,14 @@ class Stored:
         """The same with only those parts that this rank writes."""
         return replace(self, parts=tuple(part for part in self.parts if part.written))
 
+    def in_pieces(self) -> Stored:
+        """The same with large parts cut along their first dimension.
+
+        Python stands still while torch packs a tensor, and so would training, and a rank that loads a few
+        rows reads all of what was packed as one.
+        """
+        return replace(self, parts=tuple(piece for part in self.parts for piece in _pieces(part)))
+
 
 Tensors = dict[str, Stored]
 """A whole state by canonical keys: the same keys and sizes on all ranks, the parts each rank's own."""
@@ -93,7 +103,7 @@ class PartsSavePlanner(DefaultSavePlanner):
         self, state_dict: dict[str, Any], storage_meta: StorageMeta | None = None, is_coordinator: bool = False
     ) -> None:
         """Takes the state as it is."""
-        self.state_dict = {key: stored.to_write() for key, stored in state_dict.items()}
+        self.state_dict = {key: stored.to_write().in_pieces() for key, stored in state_dict.items()}
         self.is_coordinator = is_coordinator
 
     def create_local_plan(self) -> SavePlan:
@@ -145,6 +155,18 @@ class PartsLoadPlanner(DefaultLoadPlanner):
     def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
         """The values of a part, to be written into."""
         return _find(self.state_dict, index).detach()
+
+
+def _pieces(part: Part) -> list[Part]:
+    num_bytes = part.tensor.numel() * part.tensor.element_size()
+    if num_bytes <= _PIECE_BYTES:
+        return [part]
+    rows = max(1, len(part.tensor) * _PIECE_BYTES // num_bytes)
+    starts = range(0, len(part.tensor), rows)
+    return [
+        Part((part.offsets[0] + start, *part.offsets[1:]), part.tensor[start : start + rows], part.written)
+        for start in starts
+    ]
 
 
 def _chunk(part: Part) -> ChunkStorageMetadata:
