@@ -10,7 +10,9 @@ from typing import Any, NoReturn, TypeVar
 
 import hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -31,7 +33,8 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
     Args:
         name: Of the primary config.
         config_class: The dataclass that the config has to fit; its fields are the schema of the YAML.
-        run: Called with the typed config.
+        run: Called with the typed config; what it returns is the objective of a sweep (``--multirun``), whose
+            jobs each get a numbered directory below ``run_dir``.
     """
     ConfigStore.instance().store(name=f"{name}_schema", node=config_class)
     # Hydra then raises composition errors instead of printing them in its own way on every rank.
@@ -42,13 +45,20 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
     @hydra.main(version_base="1.3", config_path="../configs", config_name=name)
     def composed(config: DictConfig) -> Any:
         try:
-            return run(to_config(config, config_class))
+            job = HydraConfig.get()
+            if job.mode is RunMode.MULTIRUN:
+                config.run_dir = os.path.join(config.run_dir, str(job.job.num))
+            return None if failures else run(to_config(config, config_class))
         except Exception as error:  # raised below: Hydra would print words of its own
             failures.append(error)
             return None
 
     try:
-        composed()
+        try:
+            composed()
+        except Exception:
+            if not failures:
+                raise
         if failures:
             raise failures[0]
     except Exception as error:

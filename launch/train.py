@@ -13,14 +13,19 @@ from trainer.logging.console import set_up_logging
 from trainer.loop import Result, train
 
 
-def run(config: TrainConfig) -> None:
-    """Joins the job, trains, and prints the outcome on rank 0."""
+def run(config: TrainConfig) -> float:
+    """Joins the job, trains, and prints the outcome on rank 0.
+
+    Returns:
+        The watched metric of the final model, the objective of a sweep.
+    """
     worker = worker_from_environment(config.device)
     set_up_logging(worker)
     with process_group(worker, timeout_s=config.distributed.timeout_s):
         result = train(config, worker)
         if worker.is_main:
             print(summary(config, result, worker), flush=True)
+    return result.metrics[config.monitor.metric]
 
 
 def summary(config: TrainConfig, result: Result, worker: Worker) -> str:

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from data.loader import BatchLoader
 from data.order import check_world_size
 from trainer.assembly import Assembled, assemble
+from trainer.checkpoint.bucket import location
 from trainer.checkpoint.identity import run_identity
 from trainer.checkpoint.manager import CheckpointManager, Resume
 from trainer.checkpoint.state import restore_training
+from trainer.checkpoint.warm_start import warm_start
 from trainer.config import TrainConfig
 from trainer.distributed import Worker, on_all
 from trainer.errors import ConfigError, DataError
@@ -90,6 +92,11 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     if resume is not None:
         restore_training(resume.path, assembled.model, optimizers, metrics)
         logger.info("resumed at step %d from %s", resume.manifest.step, resume.path)
+    elif config.init_from.path is not None:
+        origin = location(config.init_from.path)
+        embedding_dim = config.model.embedding_dim
+        started = warm_start(assembled.model, config.init_from, origin, train_set.schema, embedding_dim=embedding_dim)
+        logger.info("initialized from %s\n%s", origin, started.table())
     return Job(
         config=config,
         worker=worker,

@@ -11,6 +11,7 @@ from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.compare import CompareConfig
 from trainer.config.data import DataConfig
 from trainer.config.evaluate import EvaluateConfig
+from trainer.config.init_from import InitFromConfig
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import (
@@ -33,6 +34,7 @@ __all__ = [
     "DenseOptimizerConfig",
     "DistributedConfig",
     "EvaluateConfig",
+    "InitFromConfig",
     "LoggingConfig",
     "ModelConfig",
     "MonitorConfig",

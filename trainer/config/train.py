@@ -8,6 +8,7 @@ from omegaconf import MISSING
 
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.data import DataConfig
+from trainer.config.init_from import InitFromConfig
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import OptimizerConfig
@@ -67,6 +68,7 @@ class TrainConfig:
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     checkpoint: CheckpointConfig = MISSING
+    init_from: InitFromConfig = field(default_factory=InitFromConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
