@@ -16,6 +16,8 @@ from moto.server import ThreadedMotoServer
 
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_EC2_METADATA_DISABLED": "true"}
 
+_OF_THE_CONNECTION = ("transfer-encoding", "expect", "content-length")
+
 Fault = Callable[[int, str, str], str | None]
 """(number of the request, method, path) -> "busy" | "drop" | "cut" | "deny", or None to pass it on."""
 
@@ -111,17 +113,28 @@ class ObjectStore:
 
             def _any(self) -> None:
                 kind = store.choose(self.command, self.path)
-                body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = self._body()
                 if kind == "drop":
                     self.close_connection = True
                     return
                 if kind in ("busy", "deny"):
                     self._answer(503 if kind == "busy" else 403, {}, b"", 0)
                     return
-                status, headers, content = store.forward(self.command, self.path, dict(self.headers), body)
+                asked = {key: value for key, value in self.headers.items() if key.lower() not in _OF_THE_CONNECTION}
+                status, headers, content = store.forward(self.command, self.path, asked, body)
                 length = int(headers.get("Content-Length") or 0) if self.command == "HEAD" else len(content)
                 self._answer(status, headers, content[: length // 2] if kind == "cut" else content, length)
                 self.close_connection = self.close_connection or kind == "cut"
+
+            def _body(self) -> bytes:
+                if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+                    return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+                body = b""
+                while size := int(self.rfile.readline(), 16):
+                    body += self.rfile.read(size)
+                    self.rfile.readline()
+                self.rfile.readline()
+                return body
 
             def _answer(self, status: int, headers: Any, content: bytes, length: int) -> None:
                 self.send_response_only(status)

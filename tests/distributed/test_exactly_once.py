@@ -38,7 +38,11 @@ def test_a_job_killed_at_random_steps_trains_on_every_row_exactly_once_an_epoch(
         monkeypatch.setenv("KILL_AT", str(kill_at))
         finished = run_torchrun(world_size, JOB, *arguments(tmp_path / "data", tmp_path / "run"))
         assert (finished.exit_code == 0) == (life == 2), f"{told}\n{finished.stderr}"
-    assert records.starts() == [0, *(kill // SAVE_EVERY * SAVE_EVERY for kill in kills)], told
+    first, *resumed = records.starts()
+    assert first == 0
+    # The checkpoint that was being written is lost, the one before it was committed before that began.
+    for kill, start in zip(kills, resumed, strict=True):
+        assert start in (kill // SAVE_EVERY * SAVE_EVERY, kill // SAVE_EVERY * SAVE_EVERY - SAVE_EVERY), told
 
     survived = records.survived()
     assert len(survived) == TOTAL_STEPS, told

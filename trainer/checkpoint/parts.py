@@ -105,6 +105,7 @@ class PartsSavePlanner(DefaultSavePlanner):
         """Takes the state as it is."""
         self.state_dict = {key: stored.to_write().in_pieces() for key, stored in state_dict.items()}
         self.is_coordinator = is_coordinator
+        self._places = _places(self.state_dict)
 
     def create_local_plan(self) -> SavePlan:
         """One item for each part."""
@@ -125,7 +126,7 @@ class PartsSavePlanner(DefaultSavePlanner):
 
     def lookup_object(self, index: MetadataIndex) -> torch.Tensor:
         """The values of an item."""
-        return _find(self.state_dict, index).detach()
+        return self._places[index]
 
 
 class PartsLoadPlanner(DefaultLoadPlanner):
@@ -141,6 +142,7 @@ class PartsLoadPlanner(DefaultLoadPlanner):
         self.state_dict = state_dict
         self.metadata = metadata
         self.is_coordinator = is_coordinator
+        self._places = _places(self.state_dict)
 
     def create_local_plan(self) -> LoadPlan:
         """Items for each part."""
@@ -154,7 +156,7 @@ class PartsLoadPlanner(DefaultLoadPlanner):
 
     def lookup_tensor(self, index: MetadataIndex) -> torch.Tensor:
         """The values of a part, to be written into."""
-        return _find(self.state_dict, index).detach()
+        return self._places[index]
 
 
 def _pieces(part: Part) -> list[Part]:
@@ -173,6 +175,9 @@ def _chunk(part: Part) -> ChunkStorageMetadata:
     return ChunkStorageMetadata(torch.Size(part.offsets), part.tensor.shape)
 
 
-def _find(tensors: Tensors, index: MetadataIndex) -> torch.Tensor:
-    assert index.offset is not None
-    return next(part.tensor for part in tensors[index.fqn].parts if part.offsets == tuple(index.offset))
+def _places(tensors: Tensors) -> dict[MetadataIndex, torch.Tensor]:
+    return {
+        MetadataIndex(key, part.offsets): part.tensor.detach()
+        for key, stored in tensors.items()
+        for part in stored.parts
+    }
