@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -117,16 +118,22 @@ def test_a_failure_in_the_background_surfaces_on_all_ranks_in_the_same_step(fail
     assert [message for _, message in outcomes] == told
 
 
-KILLED_WHILE_WRITING = """
-import resource, signal, sys
-from launch.cli import command
-from launch.train import run
-from trainer.config import TrainConfig
+def train_to_the_death(worker: Worker, config: TrainConfig) -> Result:
+    """A file of rank 1 that grows larger than a shard kills it, in the middle of the write."""
+    if worker.rank == 1:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (SMALLER_THAN_A_SHARD, resource.RLIM_INFINITY))
+    return train(config, worker)
 
-def limited(config):
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the default of the system, which kills in the middle of a write
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, resource.RLIM_INFINITY))
-    run(config)
 
-command("train", TrainConfig, limited)
-"""
+def test_a_rank_that_is_killed_while_it_writes_leaves_nothing_but_a_staging_directory(
+    config: Callable[..., TrainConfig],
+) -> None:
+    first = config()
+    first.max_steps = 2
+    results_of(run_ranks(2, run_training, first))
+    with pytest.raises(EOFError):  # of the rank that is gone
+        run_ranks(2, train_to_the_death, config(every_steps=5))
+    assert names_in(config()) == [".staging-step-00000005", "step-00000002"]
+    assert results_of(run_ranks(2, run_training, config(every_steps=100)))[0].resumed_at == 2
+    assert names_in(config()) == ["step-00000002", "step-00000012"]

@@ -10,7 +10,7 @@ import pytest
 
 from launch.checkpoint import main as inspect_command
 from tests.data.object_store import CREDENTIALS, ObjectStore, object_store
-from tests.distributed.records import JOB, NUM_ROWS, SAVE_EVERY, TOTAL_STEPS, Records, arguments, write_data
+from tests.distributed.records import JOB, NUM_ROWS, TOTAL_STEPS, Records, arguments, write_data
 from tests.launch.processes import run_python, run_torchrun
 from tests.ranks import results_of, run_ranks
 from trainer.checkpoint import storage
@@ -21,6 +21,8 @@ from trainer.errors import CheckpointError, PeerError
 from trainer.loop import Result, train
 
 pytestmark = pytest.mark.distributed
+
+SAVE_EVERY = 15
 
 
 @pytest.fixture
@@ -41,6 +43,7 @@ def test_a_local_job_with_checkpoints_in_s3_is_killed_and_continues(
     options = ",".join(f"{key}:'{value}'" for key, value in store.options.items())
     job = [
         *(JOB, *arguments(tmp_path / "data", tmp_path / "run")),
+        f"checkpoint.every_steps={SAVE_EVERY}",
         *("checkpoint.directory=s3://runs/click", f"checkpoint.storage_options={{{options}}}"),
     ]
     kill_at = TOTAL_STEPS - 7
@@ -81,7 +84,7 @@ def test_a_store_that_fails_in_mid_save_ends_all_ranks_and_the_run_goes_on_from_
 ) -> None:
     options: dict[str, Any] = {**store.options, "access_key": "testing", "secret_key": "testing"}
     config = make_config(
-        max_steps=6, checkpoint={"directory": "s3://runs/click", "every_steps": 2, "storage_options": options}
+        max_steps=6, checkpoint={"directory": "s3://runs/failing", "every_steps": 2, "storage_options": options}
     )
 
     def fault(number: int, method: str, path: str) -> str | None:
@@ -90,9 +93,9 @@ def test_a_store_that_fails_in_mid_save_ends_all_ranks_and_the_run_goes_on_from_
     store.fault = fault
     outcomes = run_ranks(2, run_training, config)
     assert all(isinstance(outcome, CheckpointError | PeerError) for outcome in outcomes), outcomes
-    assert "s3://runs/click/step-00000004: cannot be written: rank 1: " in str(outcomes[0])
+    assert "s3://runs/failing/step-00000004: cannot be written: rank 1: " in str(outcomes[0])
     store.calm()
-    directory = location("s3://runs/click", options)
+    directory = location("s3://runs/failing", options)
     assert [path.name for path in storage.committed(directory)] == ["step-00000002"]
     result: Result = results_of(run_ranks(1, run_training, config))[0]
     assert result.resumed_at == 2

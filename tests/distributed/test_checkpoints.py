@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,24 @@ def test_the_last_ones_are_kept(config: Callable[..., TrainConfig]) -> None:
     results_of(run_ranks(2, run_training, keeping))
     assert steps_of(keeping) == [5, 6]
     assert sorted(p.name for p in Path(keeping.checkpoint.directory).iterdir()) == ["step-00000005", "step-00000006"]
+
+
+def test_those_of_every_so_many_steps_and_the_best_are_kept(config: Callable[..., TrainConfig]) -> None:
+    keeping = config(
+        max_steps=9,
+        eval_every_steps=1,
+        monitor={"metric": "logloss"},
+        # Rates that make the model worse from the first step on, so that the best one is early.
+        optimizer={"sparse": {"name": "sgd", "lr": 2.0}, "dense": {"name": "sgd", "lr": 2.0}},
+        checkpoint={"every_steps": 100, "keep_last": 1, "keep_every_steps": 4, "keep_best": True},
+    )
+    (result, _), _ = results_of(run_ranks(2, run_training, keeping))
+    assert result.best_step in (1, 2, 3, 5, 6, 7), "one that no other rule keeps"
+    assert steps_of(keeping) == sorted({4, 8, 9, result.best_step})
+    # What was best is remembered over a resume.
+    keeping.max_steps = 12
+    ((result, _),) = results_of(run_ranks(1, run_training, keeping))
+    assert steps_of(keeping) == sorted({4, 8, 12, result.best_step})
 
 
 def test_a_checkpoint_holds_everything_that_a_run_needs(config: Callable[..., TrainConfig]) -> None:
@@ -138,3 +157,66 @@ def test_another_run_is_refused_with_the_difference(
     (error,) = run_ranks(1, run_training, config(**change))
     assert isinstance(error, CheckpointError)
     assert f"does not fit this run: {difference}" in str(error)
+    key = difference.partition(":")[0]
+    assert f"add 'checkpoint.allow_differences=[{key}]'" in str(error)
+
+
+def test_differences_that_are_allowed_by_name_are_told_and_continued(config: Callable[..., TrainConfig]) -> None:
+    results_of(run_ranks(1, run_training, config()))
+    changes: dict[str, Any] = {"seed": 8, "optimizer": {"dense": {"name": "sgd"}}, "max_steps": 8}
+    checkpoint: dict[str, Any] = {"every_steps": 2, "allow_differences": ["seed"]}
+    (error,) = run_ranks(1, run_training, config(**changes, checkpoint=checkpoint))
+    assert "does not fit this run: optimizer.dense.name: 'adam' in the checkpoint, 'sgd' here. " in str(error)
+    assert "add 'checkpoint.allow_differences=[seed,optimizer.dense.name]'" in str(error)
+    # What cannot be is refused all the same: another optimizer has other moments.
+    checkpoint["allow_differences"] = ["seed", "optimizer"]
+    (error,) = run_ranks(1, run_training, config(**changes, checkpoint=checkpoint))
+    assert isinstance(error, CheckpointError)
+    assert "the checkpoint holds dense/" in str(error)
+    assert "for which this run has no place" in str(error)
+
+    del changes["optimizer"]
+    ((result, warnings),) = results_of(run_ranks(1, run_training, config(**changes, checkpoint=checkpoint)))
+    assert result.resumed_at == 6
+    assert any("continued although it differs: seed: 7 in the checkpoint, 8 here" in told for told in warnings)
+
+
+def test_an_unknown_difference_is_refused_with_the_known_ones(config: Callable[..., TrainConfig]) -> None:
+    results_of(run_ranks(1, run_training, config()))
+    (error,) = run_ranks(1, run_training, config(checkpoint={"every_steps": 2, "allow_differences": ["sead"]}))
+    assert isinstance(error, ConfigError)
+    assert "checkpoint.allow_differences names 'sead'" in str(error)
+    assert "Known names: data.lanes, data.train, " in str(error)
+
+
+def test_a_checkpoint_of_an_older_format_is_refused_as_such(config: Callable[..., TrainConfig]) -> None:
+    results_of(run_ranks(1, run_training, config()))
+    for path in storage.committed(Path(config().checkpoint.directory)):
+        manifest = Path(str(path), storage.MANIFEST)
+        manifest.write_text(manifest.read_text().replace('"format": 2', '"format": 1'))
+    (error,) = run_ranks(1, run_training, config())
+    assert isinstance(error, CheckpointError)
+    assert "step-00000006: has format 1, but this version reads format 2" in str(error)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "no manifest", "deleted"])
+def test_whatever_became_of_the_newest_the_one_before_it_is_taken(
+    damage: str, config: Callable[..., TrainConfig]
+) -> None:
+    results_of(run_ranks(2, run_training, config()))
+    newest = Path(config().checkpoint.directory, "step-00000006")
+    if damage == "truncated":
+        with open(newest / "__1_0.distcp", "r+b") as file:
+            file.truncate(1000)
+        told = "__1_0.distcp: has 1000 bytes instead of "
+    elif damage == "no manifest":
+        (newest / storage.MANIFEST).unlink()
+        told = "step-00000006: has no manifest.json, so it is not a committed checkpoint"
+    else:
+        shutil.rmtree(newest)
+        told = ""
+    (result, warnings), _ = results_of(run_ranks(2, run_training, config(max_steps=8)))
+    assert result.resumed_at == 4
+    assert len(warnings) == bool(told)
+    assert all(told in warning and "Falling back to the one before it." in warning for warning in warnings)
+    assert steps_of(config()) == [2, 4, 6, 8]
