@@ -113,6 +113,13 @@ class SampleOrder:
         self._seed = seed
         self.epoch_plan = lru_cache(maxsize=4)(self._epoch_plan)
 
+    @property
+    def largest_window(self) -> int:
+        """Rows of a window, at most, over all epochs."""
+        if self._shuffle and len(set(self.row_counts.tolist())) > 1:
+            return min(self.num_rows, self.window_rows - 1 + int(self.row_counts.max()))
+        return int(np.diff(self.epoch_plan(0).starts).max())
+
     def lanes_of(self, rank: int, world_size: int) -> range:
         """The lanes that a rank serves.
 

@@ -95,7 +95,7 @@ def read_row_group(group: RowGroup, *, columns: Sequence[str], dictionaries: Seq
     Args:
         group: Where it lies, and how many rows it had when the job started.
         columns: The columns to read.
-        dictionaries: Those of them to decode into dictionary arrays.
+        dictionaries: Those of them to decode into dictionary arrays, or lists of dictionary arrays.
 
     Raises:
         DamageError: It cannot be decoded, or the file is not the one that it was when the job started.
@@ -177,10 +177,16 @@ def _parquet(file: DataFile, footer: pq.FileMetaData, dictionaries: Sequence[str
     return pq.ParquetFile(
         file.storage.open(file.path),
         metadata=footer,
-        read_dictionary=list(dictionaries),
+        read_dictionary=_leaves(footer, dictionaries) if dictionaries else None,
         pre_buffer=bool(file.storage.uri),  # few large requests instead of many small ones
         page_checksum_verification=True,
     )
+
+
+def _leaves(footer: pq.FileMetaData, columns: Sequence[str]) -> list[str]:
+    """The paths of columns, which go on where they hold lists: tags.list.element."""
+    paths = [footer.schema.column(i).path for i in range(footer.num_columns)]
+    return [path for path in paths if path in columns or path.partition(".")[0] in columns]
 
 
 def _check_unchanged(group: RowGroup) -> None:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from data.bags import Bags, concatenate, encode_bags
 from data.categorical import IdArray, encode_sparse
 from data.counters import FeatureCounts
+from data.decoded_size import DecodedSizes
 from data.encode import BadValueError, Float32Array, encode_dense, encode_label, encode_weight
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
@@ -23,8 +24,11 @@ from data.parquet import RowGroup, read_row_group
 from data.schema import Schema
 from data.vocabulary import Vocabulary
 
-TASK_VALUES = 1 << 20
-"""Values that a task decodes at a time, or one column of a window if that is more."""
+TASK_BYTES = 8 << 20
+"""Arrow memory that the columns of a task take, or one column of a window if that is more."""
+
+_BY_DICTIONARY = ("hash", "vocabulary", "cross")
+"""Kinds of features whose strings are read as dictionaries: each distinct one is hashed or looked up once."""
 
 Encode = Callable[[list[pa.Array], npt.NDArray[Any]], FeatureCounts | None]
 """From the Arrow arrays of a target's columns to its values, which it writes into the array given."""
@@ -72,7 +76,7 @@ class Columns:
 class WindowReader:
     """Reads the row groups of a window, in tasks that may run on any threads in any order.
 
-    A task decodes a few columns (:data:`TASK_VALUES` values, at least one column) and then, one column
+    A task decodes a few columns (:data:`TASK_BYTES`, at least one column) and then, one column
     after the other, encodes the values and brings them into serving order on their way to their row of
     the feature-major arrays; or it does so with one list column. So beside :attr:`columns` a running task
     holds the Arrow arrays of its own columns alone, however large the row groups are.
@@ -82,14 +86,20 @@ class WindowReader:
         schema: What the columns mean.
         rows: The window's rows in the order in which they are served, counted from the first row of
             the first row group, int64 [rows]; None for that order itself.
+        sizes: What the decoded values take.
     """
 
     def __init__(
-        self, row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None
+        self,
+        row_groups: Sequence[RowGroup],
+        schema: Schema,
+        rows: npt.NDArray[np.int64] | None = None,
+        sizes: DecodedSizes | None = None,
     ) -> None:
         self._groups = list(row_groups)
         self._schema = schema
         self._rows = rows
+        self._sizes = sizes or DecodedSizes()
         self._lock = threading.Lock()
         self._num_rows = num_rows = sum(group.num_rows for group in row_groups)
         nothing = Bags(np.zeros(0, schema.id_dtype), np.zeros(num_rows + 1, np.int64))
@@ -117,14 +127,14 @@ class WindowReader:
         for target in self._targets():
             by_source.setdefault(target.sources, []).append(target)
         chunks: list[list[_Target]] = []
-        room = 0
+        room = 0.0
         for sources, targets in by_source.items():
-            num_values = self._num_rows * len(sources)
-            if num_values > room:
+            num_bytes = self._num_rows * self._sizes.of(sources)
+            if num_bytes > room:
                 chunks.append([])
-                room = TASK_VALUES
+                room = TASK_BYTES
             chunks[-1].extend(targets)
-            room -= num_values
+            room -= num_bytes
         return chunks
 
     def _targets(self) -> list[_Target]:
@@ -136,13 +146,11 @@ class WindowReader:
             targets.append(_Target((dense.source,), row, partial(_encode_dense, dense), dense.name))
         for sparse, row in zip(schema.one_hot, columns.one_hot, strict=True):
             encode = partial(_encode_sparse, sparse, schema.vocabularies.get(sparse.name))
-            by_dictionary = sparse.kind in ("hash", "vocabulary", "cross")
-            targets.append(_Target(sparse.sources, row, encode, sparse.name, by_dictionary))
+            targets.append(_Target(sparse.sources, row, encode, sparse.name, sparse.kind in _BY_DICTIONARY))
         return targets
 
     def _read_columns(self, targets: list[_Target]) -> None:
         names = list(dict.fromkeys(source for target in targets for source in target.sources))
-        # Of a dictionary each distinct value is hashed or looked up, instead of each row's.
         by_dictionary = {source for target in targets if target.by_dictionary for source in target.sources}
         tables = [read_row_group(group, columns=names, dictionaries=sorted(by_dictionary)) for group in self._groups]
         scratch = np.empty(self._num_rows, np.int64)
@@ -173,7 +181,8 @@ class WindowReader:
         self.columns.multi_hot[m] = bags if self._rows is None else bags.take(self._rows)
 
     def _encode_bags(self, group: RowGroup, feature: SparseFeature) -> Bags:
-        table = read_row_group(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=[])
+        dictionaries = [feature.source] if feature.kind in _BY_DICTIONARY else []
+        table = read_row_group(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=dictionaries)
         with _located(group, feature.sources):
             weights = _array(table, feature.weights) if feature.weights else None
             vocabulary = self._schema.vocabularies.get(feature.name)
@@ -196,15 +205,27 @@ def held_bytes_per_row(schema: Schema) -> int:
     return one_hot + numbers + bags + order_bytes
 
 
-def decoding_bytes(schema: Schema, largest_row_group: int, largest_window: int) -> int:
+def decoding_bytes(schema: Schema, sizes: DecodedSizes, *, row_group_rows: int, window_rows: int) -> int:
     """Host memory that a running task takes beside its window, in bytes.
 
-    The Arrow arrays of its values, and of one column at a time what stands between Arrow and the window:
-    three arrays of 64-bit numbers. A task of lists holds all those of a window.
+    Of a few columns: the Arrow arrays of their values, one column on its way into serving order, and of
+    one row group's column what stands between Arrow and that (of strings, up to eight 64-bit numbers for
+    each distinct one). Of a list column: its Arrow arrays, and what the values become in three steps.
+
+    Args:
+        schema: What the columns mean.
+        sizes: What the decoded values take.
+        row_group_rows: Rows of the largest row group.
+        window_rows: Rows of the largest window.
     """
-    arrays = 8 * (TASK_VALUES + largest_row_group) + 3 * 8 * largest_row_group
-    longest = max((feature.max_length for feature in schema.multi_hot), default=0)
-    return max(arrays, 4 * 8 * largest_window * (longest + 1) if longest else 0)
+    largest = max([sizes.of([schema.label]), *(sizes.of(feature.sources) for feature in schema.one_hot)])
+    columns = max(TASK_BYTES, largest * window_rows) + 8 * (window_rows + 8 * row_group_rows)
+    steps, offsets = 3 * 8, 8 * 8
+    lists = [
+        sizes.of(feature.sources) + steps * sizes.num_values.get(feature.source, feature.max_length) + offsets
+        for feature in schema.multi_hot
+    ]
+    return int(max(columns, window_rows * max(lists, default=0.0)))
 
 
 def read_window(row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None) -> Columns:

@@ -154,10 +154,10 @@ def test_what_was_met_is_counted_by_feature(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("task_values", [1, 4, 1 << 21])
+@pytest.mark.parametrize("task_bytes", [1, 8 * 23 * 2, 1 << 21])
 @pytest.mark.parametrize("row_group_size", [2, 5, 100])
 def test_the_cut_into_tasks_and_their_order_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_values: int, row_group_size: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_bytes: int, row_group_size: int
 ) -> None:
     rows = range(23)
     file = write(
@@ -176,7 +176,7 @@ def test_the_cut_into_tasks_and_their_order_change_nothing(
         dense=[{"name": "x"}, {"name": "i2", "column": "i"}],
     )
     plain = read(schema, file)
-    monkeypatch.setattr("data.reader.TASK_VALUES", task_values)
+    monkeypatch.setattr("data.reader.TASK_BYTES", task_bytes)
     order = np.random.default_rng(1).permutation(23)
     reader = WindowReader(build_index([file], schema).row_groups, schema, order)
     for task in reversed(reader.tasks()):
