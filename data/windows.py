@@ -166,6 +166,11 @@ class Windows:
         self._current: set[WindowKey] = set()
         self.counts = {name: FeatureCounts() for name in schema.feature_names}
 
+    @property
+    def num_held(self) -> int:
+        """Windows that are in memory, decoded or on their way."""
+        return len(self._held)
+
     def take(self, step: int) -> StepRows:
         """The rows of a step, lane by lane; waits until they are decoded.
 
