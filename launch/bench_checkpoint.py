@@ -72,7 +72,7 @@ def measure_saves(*, table_bytes: int, repeats: int, folder: str | None) -> Save
             background.wait()
             written.append(time.perf_counter() - started)
     medians = (statistics.median(times[1:]) for times in (waited, stood, written, alone, beside))
-    return SaveTimes(*medians, max(beside))
+    return SaveTimes(*medians, longest_step_s=max(beside))
 
 
 def report(times: SaveTimes, table_bytes: int) -> str:
