@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -46,8 +47,10 @@ class Assembler:
         self._schema = schema
         self._rows_per_lane = rows_per_lane
         self._size = num_lanes * rows_per_lane
-        # Of a complete batch of one-hot features, shared by all of them.
+        # What all complete batches have in common, they share.
         self._ones = torch.ones(len(schema.one_hot) * self._size, dtype=_torch_dtype(schema))
+        self._equal_weights = torch.ones(self._size)
+        self._scalar = lru_cache(maxsize=8)(lambda value: torch.tensor([value]))
 
     def assemble(self, lanes: Sequence[Sequence[Piece]], *, global_weight: float, fill: float) -> Batch:
         """The batch of a step.
@@ -62,20 +65,27 @@ class Assembler:
         allocate = np.empty if complete else np.zeros
         dense = allocate((self._size, len(self._schema.dense)), np.float32)
         labels = allocate(self._size, np.float32)
-        weights = allocate(self._size, np.float32)
         for piece, to in placed:
             columns, rows = piece.columns, slice(piece.start, piece.stop)
-            dense[to] = columns.dense[:, rows].T
+            for column, values in zip(dense[to].T, columns.dense[:, rows], strict=True):
+                column[:] = values  # one by one, twice as fast as NumPy's copy of the transpose
             labels[to] = columns.labels[rows]
-            weights[to] = 1.0 if columns.weights is None else columns.weights[rows]
         return Batch(
             dense=torch.from_numpy(dense),
             sparse=self._sparse(placed, complete=complete),
             labels=torch.from_numpy(labels),
-            weights=torch.from_numpy(weights),
-            global_weight=torch.tensor([global_weight]),
-            fill=torch.tensor([fill]),
+            weights=self._weights(placed, complete=complete),
+            global_weight=self._scalar(global_weight),
+            fill=self._scalar(fill),
         )
+
+    def _weights(self, placed: list[tuple[Piece, slice]], *, complete: bool) -> torch.Tensor:
+        if complete and not self._schema.weight:
+            return self._equal_weights
+        weights = np.zeros(self._size, np.float32)
+        for piece, to in placed:
+            weights[to] = 1.0 if piece.columns.weights is None else piece.columns.weights[piece.start : piece.stop]
+        return torch.from_numpy(weights)
 
     def _placed(self, lanes: Sequence[Sequence[Piece]]) -> list[tuple[Piece, slice]]:
         """Each piece and the rows of the batch that it fills."""
@@ -135,7 +145,7 @@ class Assembler:
         lengths = np.zeros((len(bags), self._size), self._schema.id_dtype)
         for m, parts in enumerate(bags):
             for part, (_, to) in zip(parts, placed, strict=True):
-                lengths[m, to] = np.diff(part.offsets)
+                np.subtract(part.offsets[1:], part.offsets[:-1], out=lengths[m, to], casting="same_kind")
         return torch.cat([ones, torch.from_numpy(lengths).reshape(-1)])
 
     def _value_weights(self, bags: list[list[Bags]], num_flat: int) -> torch.Tensor:

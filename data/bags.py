@@ -39,9 +39,15 @@ class Bags:
 
     def take(self, rows: npt.NDArray[np.int64]) -> Bags:
         """The bags of the given rows, in this order."""
-        lengths = self.offsets[rows + 1] - self.offsets[rows]
+        lengths = np.take(np.diff(self.offsets), rows, mode="clip")
         offsets = _offsets(lengths)
-        places = np.arange(offsets[-1]) + np.repeat(self.offsets[rows] - offsets[:-1], lengths)
+        full = np.flatnonzero(lengths)
+        heads, sources = offsets[full], self.offsets[rows[full]]
+        # How far each value lies behind the one before it: one place, but for the first value of a bag.
+        places = np.ones(offsets[-1], np.int64)
+        places[heads] = sources
+        places[heads[1:]] -= (sources + lengths[full] - 1)[:-1]
+        np.cumsum(places, out=places)
         weights = None if self.weights is None else np.take(self.weights, places, mode="clip")
         return Bags(np.take(self.values, places, mode="clip"), offsets, weights)
 

@@ -88,10 +88,13 @@ def _id_rows(values: Sequence[pa.Array], feature: SparseFeature) -> tuple[IdArra
     if rows.dtype not in (np.int32, np.int64):
         # uint64 ids of 2**63 and above turn negative here and are out of range like any other.
         rows = rows.astype(np.int64)
-    out_of_range = 0
-    if rows.size and (int(rows.min()) < 0 or int(rows.max()) >= feature.num_embeddings):
-        rows, out_of_range = _mend(rows, feature)
-    return rows, out_of_range
+    return _mend(rows, feature) if _some_outside(rows, feature.num_embeddings) else (rows, 0)
+
+
+def _some_outside(rows: IdArray, num_embeddings: int) -> bool:
+    """Whether an id is negative or beyond the table, found in one pass: as unsigned, negative ones are large."""
+    bits = 8 * rows.itemsize
+    return bool(rows.size) and int(rows.view(f"u{rows.itemsize}").max()) >= min(num_embeddings, 1 << (bits - 1))
 
 
 def _mend(rows: IdArray, feature: SparseFeature) -> tuple[IdArray, int]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -11,6 +13,10 @@ from data.features import DenseFeature
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
+FloatArray = npt.NDArray[np.float32 | np.float64]
+
+_NEAR_ZERO = 16
+"""Standard deviations: a mean farther from zero is subtracted in float64."""
 
 
 class BadValueError(ValueError):
@@ -25,10 +31,10 @@ def encode_label(values: pa.Array) -> Float32Array:
     """
     if values.null_count:
         raise BadValueError(f"{values.null_count} labels are null; every row needs a label of 0 or 1.")
-    labels = numbers(values)
-    wrong = labels[(labels != 0) & (labels != 1)]
-    if wrong.size:
-        raise BadValueError(f"label {wrong[0]:g} is neither 0 nor 1.")
+    labels = values.to_numpy(zero_copy_only=False)
+    wrong = (labels != 0) & (labels != 1)
+    if wrong.any():
+        raise BadValueError(f"label {labels[wrong][0]:g} is neither 0 nor 1.")
     return labels.astype(np.float32)
 
 
@@ -51,57 +57,91 @@ def encode_weight(values: pa.Array, what: str = "sample weight") -> Float32Array
     return weights.astype(np.float32)
 
 
-def encode_dense(values: pa.Array, feature: DenseFeature) -> tuple[Float32Array, FeatureCounts]:
+def encode_dense(
+    values: pa.Array, feature: DenseFeature, out: Float32Array | None = None
+) -> tuple[Float32Array, FeatureCounts]:
     """A dense feature as float32 [rows]: nulls and NaN filled, clipped, transformed, standardized.
+
+    Of integers and of float32 all this is done in float32, in a third of the time, which comes within a
+    few units of float32's last place of what float64 would give; of float64, and where a mean far from
+    zero would cancel the leading digits, in float64.
+
+    Args:
+        values: Numbers.
+        feature: What they mean.
+        out: Where to write the result, float32 [rows]; None for a new array.
 
     Raises:
         BadValueError: A null where ``on_null`` is error, or a value that ends as infinite.
     """
-    filled, nulls = _filled(values, feature.fill)
-    if nulls and feature.on_null == "error":
-        raise BadValueError(f"feature '{feature.name}': {nulls} values are null, and on_null is error.")
-    x = filled if feature.clip is None else np.clip(filled, feature.clip[0], feature.clip[1])
-    if feature.transform == "log1p":
-        x = _signed_log1p(x)
-    if (feature.mean, feature.std) != (0.0, 1.0):
-        x = (x - feature.mean) / feature.std
+    if out is None:
+        out = np.empty(len(values), np.float32)
     with np.errstate(over="ignore"):  # found and told below
-        encoded = x.astype(np.float32)
-    if not np.isfinite(encoded).all():
-        wrong = filled[~np.isfinite(encoded)]
+        x, nulls = _filled(values, feature.fill, out if _float32_suffices(values.type, feature) else None)
+        if nulls and feature.on_null == "error":
+            raise BadValueError(f"feature '{feature.name}': {nulls} values are null, and on_null is error.")
+        _transform(x, feature)
+        if x is not out:
+            out[:] = x
+    # NaN and infinity show in the extremes, for which no array of booleans is needed.
+    if out.size and not (math.isfinite(out.min()) and math.isfinite(out.max())):
+        wrong = _filled(values, feature.fill)[0][~np.isfinite(out)]
         raise BadValueError(f"feature '{feature.name}': value {wrong[0]:g} is not finite in float32; set clip.")
-    return encoded, FeatureCounts(values=len(encoded), nulls=nulls)
+    return out, FeatureCounts(values=len(out), nulls=nulls)
 
 
-def _filled(values: pa.Array, fill: float) -> tuple[Float64Array, int]:
-    """Numbers as float64 with nulls and NaN replaced, and how many those were."""
-    nulls = values.null_count
-    if nulls and pa.types.is_integer(values.type):
-        return _filled_integers(values, fill), nulls
-    x = numbers(values)
+def _transform(x: FloatArray, feature: DenseFeature) -> None:
+    """Clips, transforms and standardizes in place."""
+    if feature.clip is not None:
+        np.clip(x, feature.clip[0], feature.clip[1], out=x)
+    if feature.transform == "log1p":
+        _signed_log1p(x)
+    if (feature.mean, feature.std) != (0.0, 1.0):
+        x -= feature.mean
+        x /= feature.std
+
+
+def _float32_suffices(kind: pa.DataType, feature: DenseFeature) -> bool:
+    return not pa.types.is_float64(kind) and abs(feature.mean) <= _NEAR_ZERO * feature.std
+
+
+def _filled(values: pa.Array, fill: float, out: Float32Array | None = None) -> tuple[FloatArray, int]:
+    """Numbers with nulls and NaN replaced, and how many those were; in ``out``, or as float64 without it."""
+    if pa.types.is_boolean(values.type):
+        values = values.cast(pa.uint8())
+    x = np.empty(len(values)) if out is None else out
+    if pa.types.is_integer(values.type) and values.null_count:
+        return _filled_integers(values, fill, x), values.null_count
+    x[:] = values.to_numpy(zero_copy_only=False)  # a null float becomes NaN
+    if pa.types.is_integer(values.type):
+        return x, 0
     nans = np.isnan(x)
     nulls = int(np.count_nonzero(nans))
-    return (np.where(nans, fill, x) if nulls else x), nulls
+    if nulls:
+        x[nans] = fill
+    return x, nulls
 
 
-def _filled_integers(values: pa.Array, fill: float) -> Float64Array:
-    """Integers as float64 with nulls replaced, in a third of the time that Arrow's own functions take."""
+def _filled_integers(values: pa.Array, fill: float, out: FloatArray) -> FloatArray:
+    """Integers with nulls replaced, in a third of the time that Arrow's own functions take."""
     validity, memory = values.buffers()
     stop = values.offset + len(values)
     valid = np.unpackbits(np.frombuffer(validity, np.uint8), count=stop, bitorder="little")[values.offset :]
     integers = np.frombuffer(memory, values.type.to_pandas_dtype(), stop)[values.offset :]
     # What lies in the place of a null is some integer.
-    x = np.multiply(integers, valid, dtype=np.float64)
+    np.multiply(integers, valid, out=out, dtype=out.dtype, casting="unsafe")
     if fill:
-        x[valid == 0] = fill
-    return x
+        out[valid == 0] = fill
+    return out
 
 
-def _signed_log1p(x: Float64Array) -> Float64Array:
+def _signed_log1p(x: FloatArray) -> None:
     if x.size and x.min() >= 0:
-        return np.log1p(x)
-    logs = np.abs(x)
-    return np.copysign(np.log1p(logs, out=logs), x, out=logs)
+        np.log1p(x, out=x)
+        return
+    signs = x.copy()
+    np.log1p(np.abs(x, out=x), out=x)
+    np.copysign(x, signs, out=x)
 
 
 def numbers(values: pa.Array) -> Float64Array:

@@ -11,7 +11,7 @@ import os
 import posixpath
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from data.damage import Damage, DamageError, DamagePolicy
+from data.decoded_size import DecodedSizes, decoded_sizes
 from data.errors import DataError
 from data.files import DataFile, local_file
 from data.footer_cache import FooterCache, cache_key
@@ -43,11 +44,13 @@ class DatasetIndex:
         fingerprint: A hash of the files' names (relative to their common folder), sizes and row counts:
             equal wherever the same files lie.
         left_out: Files that cannot be used and are not in the index.
+        sizes: What the values take when they are decoded.
     """
 
     row_groups: tuple[RowGroup, ...]
     fingerprint: str
     left_out: tuple[Damage, ...] = ()
+    sizes: DecodedSizes = field(default_factory=DecodedSizes)
 
     @cached_property
     def row_counts(self) -> npt.NDArray[np.int64]:
@@ -99,7 +102,12 @@ def build_index(
     left_out = _estimate_rows(unreadable, found, footers) + unfit
     for damage in left_out:
         logger.warning("leaving out about %d rows: %s", damage.num_rows, damage)
-    index = DatasetIndex(row_groups, _fingerprint([file for file, _ in fitting], row_groups), tuple(left_out))
+    index = DatasetIndex(
+        row_groups,
+        _fingerprint([file for file, _ in fitting], row_groups),
+        tuple(left_out),
+        decoded_sizes([footer for _, footer in fitting], schema),
+    )
     policy.check(left_out, num_rows=index.num_rows + sum(damage.num_rows for damage in left_out))
     if index.num_rows == 0:
         reason = f" Left out: {left_out[0]}" if left_out else ""

@@ -9,7 +9,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from types import TracebackType
 
-import numpy as np
 import torch
 
 from data.assemble import Assembler, batch_bytes_per_row
@@ -20,7 +19,7 @@ from data.index import DatasetIndex
 from data.order import SampleOrder
 from data.reader import decoding_bytes, held_bytes_per_row
 from data.schema import Schema
-from data.windows import Windows
+from data.windows import Windows, windows_per_lane
 
 ALLOCATORS_KEEP_BYTES = 96 << 20
 """Freed memory that the allocators of Arrow and C keep for reuse: measured, 40 to 80 MiB."""
@@ -106,19 +105,18 @@ class BatchLoader:
     def memory_bytes(self) -> int:
         """The host memory that a stream holds at most, in bytes, whatever the size of the row groups.
 
-        Not counted are the dictionaries that Arrow builds while it decodes strings: with a million distinct
-        values in a column the measured peak was 1.5 times this.
-
-        lanes of this worker x 2 windows x rows of a window x bytes per row
+        lanes of this worker x windows per lane (2) x rows of a window x bytes per row
         + threads x what a task holds + ready batches + what the allocators keep. A window has
         ``window_rows`` rows, and up to one row group more. See ``reader.held_bytes_per_row`` and
-        ``reader.decoding_bytes``.
+        ``reader.decoding_bytes``; how long strings and lists are is known from the footers.
         """
-        schema, largest_group = self.schema, int(self.index.row_counts.max())
-        plan = self.order.epoch_plan(0)
-        num_windows, largest_window = len(plan.windows), int(np.diff(plan.starts).max())
-        windows = min(2 * len(self.lanes), num_windows) * largest_window * held_bytes_per_row(schema)
-        tasks = self.options.num_threads * decoding_bytes(schema, largest_group, largest_window)
+        schema, index, largest_window = self.schema, self.index, self.order.largest_window
+        num_windows = len(self.order.epoch_plan(0).windows)
+        num_held = min(windows_per_lane(self.order) * len(self.lanes), 2 * num_windows)  # of this epoch and the next
+        windows = num_held * largest_window * held_bytes_per_row(schema)
+        tasks = self.options.num_threads * decoding_bytes(
+            schema, index.sizes, row_group_rows=int(index.row_counts.max()), window_rows=largest_window
+        )
         # Waiting to be asked for, being made, and in the hands of the consumer.
         num_batches = self.options.prefetch_batches + 2
         rows = len(self.lanes) * self.order.rows_per_lane_step

@@ -13,9 +13,10 @@ an epoch.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -55,6 +56,11 @@ class EpochPlan:
     windows: tuple[tuple[int, ...], ...]
     starts: IntArray
     seeds: tuple[int, ...]
+
+    @cached_property
+    def window_starts(self) -> list[int]:
+        """``starts`` as plain integers, which are found faster one by one."""
+        return self.starts.tolist()
 
     def rows(self, window: int) -> IntArray:
         """The window's rows in the order in which they are served, int64 [rows of the window].
@@ -107,6 +113,13 @@ class SampleOrder:
         self._seed = seed
         self.epoch_plan = lru_cache(maxsize=4)(self._epoch_plan)
 
+    @property
+    def largest_window(self) -> int:
+        """Rows of a window, at most, over all epochs."""
+        if self._shuffle and len(set(self.row_counts.tolist())) > 1:
+            return min(self.num_rows, self.window_rows - 1 + int(self.row_counts.max()))
+        return int(np.diff(self.epoch_plan(0).starts).max())
+
     def lanes_of(self, rank: int, world_size: int) -> range:
         """The lanes that a rank serves.
 
@@ -135,9 +148,9 @@ class SampleOrder:
         stop = min(start + self.rows_per_lane_step, lane_end)
         spans = []
         while start < stop:
-            window = int(np.searchsorted(plan.starts, start, side="right")) - 1
-            first = int(plan.starts[window])
-            end = min(stop, int(plan.starts[window + 1]))
+            window = bisect_right(plan.window_starts, start) - 1
+            first = plan.window_starts[window]
+            end = min(stop, plan.window_starts[window + 1])
             spans.append(Span(window, start - first, end - first))
             start = end
         return spans
@@ -155,6 +168,8 @@ class SampleOrder:
         """Rows of a global step that are not padding."""
         _, step_in_epoch = self.locate(step)
         taken = step_in_epoch * self.rows_per_lane_step
+        if taken + self.rows_per_lane_step <= self.num_rows - (self.lanes - 1) * self.lane_rows:  # the shortest lane
+            return self.global_batch_size
         ends = np.minimum(np.arange(1, self.lanes + 1) * self.lane_rows, self.num_rows)
         left = ends - np.arange(self.lanes) * self.lane_rows - taken
         return int(np.clip(left, 0, self.rows_per_lane_step).sum())

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import textwrap
-from collections.abc import Sequence
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -18,6 +21,10 @@ from data.files import DataFile
 from data.retry import is_refusal
 
 _UNREADABLE = (OSError, pa.ArrowException, UnicodeDecodeError)
+
+OPEN_FILES = 32
+"""Files that a decoding thread keeps open."""
+
 _DELETED = "was deleted while the job runs"
 _REPLACED = "was replaced while the job runs"
 
@@ -88,7 +95,7 @@ def read_row_group(group: RowGroup, *, columns: Sequence[str], dictionaries: Seq
     Args:
         group: Where it lies, and how many rows it had when the job started.
         columns: The columns to read.
-        dictionaries: Those of them to decode into dictionary arrays.
+        dictionaries: Those of them to decode into dictionary arrays, or lists of dictionary arrays.
 
     Raises:
         DamageError: It cannot be decoded, or the file is not the one that it was when the job started.
@@ -132,20 +139,54 @@ def _decode(group: RowGroup, columns: Sequence[str], dictionaries: Sequence[str]
     rows = seen.footer.row_group(group.index).num_rows if group.index < seen.footer.num_row_groups else None
     if rows != group.num_rows or len(stored) + len(added) < len(columns):
         raise _failure(file, group, _REPLACED)
-    with (
-        file.storage.open(file.path) as source,
-        pq.ParquetFile(
-            source,
-            metadata=seen.footer,
-            read_dictionary=list(dictionaries),
-            pre_buffer=bool(file.storage.uri),  # few large requests instead of many small ones
-            page_checksum_verification=True,
-        ) as parquet,
-    ):
+    with _opened(file, seen.footer, dictionaries) as parquet:
         table = parquet.read_row_group(group.index, columns=stored, use_threads=False)
     for name in added:
         table = table.append_column(name, pa.repeat(file.partitions[name], table.num_rows))
     return table
+
+
+class _OpenFiles(threading.local):
+    """The files on this machine that a thread read last: opening one costs as much as decoding thousands of values."""
+
+    def __init__(self) -> None:
+        self.parquets: OrderedDict[tuple[DataFile, tuple[str, ...]], pq.ParquetFile] = OrderedDict()
+
+
+_open_files = _OpenFiles()
+
+
+@contextmanager
+def _opened(file: DataFile, footer: pq.FileMetaData, dictionaries: Sequence[str]) -> Iterator[pq.ParquetFile]:
+    """A file open for reading, which stays open for the thread's next tasks."""
+    key, parquets = (file, tuple(dictionaries)), _open_files.parquets
+    parquet = parquets.pop(key, None) or _parquet(file, footer, dictionaries)
+    try:
+        yield parquet
+    except BaseException:
+        parquet.close(force=True)
+        raise
+    # One with read-ahead would hold on to what it read last.
+    limit = 0 if file.storage.uri else OPEN_FILES
+    parquets[key] = parquet
+    while len(parquets) > limit:
+        parquets.popitem(last=False)[1].close(force=True)
+
+
+def _parquet(file: DataFile, footer: pq.FileMetaData, dictionaries: Sequence[str]) -> pq.ParquetFile:
+    return pq.ParquetFile(
+        file.storage.open(file.path),
+        metadata=footer,
+        read_dictionary=_leaves(footer, dictionaries) if dictionaries else None,
+        pre_buffer=bool(file.storage.uri),  # few large requests instead of many small ones
+        page_checksum_verification=True,
+    )
+
+
+def _leaves(footer: pq.FileMetaData, columns: Sequence[str]) -> list[str]:
+    """The paths of columns, which go on where they hold lists: tags.list.element."""
+    paths = [footer.schema.column(i).path for i in range(footer.num_columns)]
+    return [path for path in paths if path in columns or path.partition(".")[0] in columns]
 
 
 def _check_unchanged(group: RowGroup) -> None:

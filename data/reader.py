@@ -16,17 +16,22 @@ import pyarrow as pa
 from data.bags import Bags, concatenate, encode_bags
 from data.categorical import IdArray, encode_sparse
 from data.counters import FeatureCounts
+from data.decoded_size import DecodedSizes
 from data.encode import BadValueError, Float32Array, encode_dense, encode_label, encode_weight
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
 from data.parquet import RowGroup, read_row_group
 from data.schema import Schema
+from data.vocabulary import Vocabulary
 
-TASK_VALUES = 1 << 19
-"""Values that a task decodes at a time, or one column of a row group if that is more."""
+TASK_BYTES = 8 << 20
+"""Arrow memory that the columns of a task take, or one column of a window if that is more."""
 
-Encode = Callable[[list[pa.Array]], tuple[npt.NDArray[Any], FeatureCounts | None]]
-"""From the Arrow arrays of a target's columns to its values."""
+_BY_DICTIONARY = ("hash", "vocabulary", "cross")
+"""Kinds of features whose strings are read as dictionaries: each distinct one is hashed or looked up once."""
+
+Encode = Callable[[list[pa.Array], npt.NDArray[Any]], FeatureCounts | None]
+"""From the Arrow arrays of a target's columns to its values, which it writes into the array given."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +43,6 @@ class _Target:
     encode: Encode
     feature: str = ""
     by_dictionary: bool = False
-
-
-@dataclass
-class _Chunk:
-    """Targets that are read together, and the row groups that are left to read for them."""
-
-    targets: list[_Target]
-    num_left: int
 
 
 @dataclass
@@ -79,9 +76,9 @@ class Columns:
 class WindowReader:
     """Reads the row groups of a window, in tasks that may run on any threads in any order.
 
-    A task decodes a few columns of one row group (:data:`TASK_VALUES` values, at least one column) into
-    their rows of the feature-major arrays, and the last one of a column brings its values into serving
-    order; or a task decodes all row groups of one list column. So beside :attr:`columns` a running task
+    A task decodes a few columns (:data:`TASK_BYTES`, at least one column) and then, one column
+    after the other, encodes the values and brings them into serving order on their way to their row of
+    the feature-major arrays; or it does so with one list column. So beside :attr:`columns` a running task
     holds the Arrow arrays of its own columns alone, however large the row groups are.
 
     Args:
@@ -89,16 +86,22 @@ class WindowReader:
         schema: What the columns mean.
         rows: The window's rows in the order in which they are served, counted from the first row of
             the first row group, int64 [rows]; None for that order itself.
+        sizes: What the decoded values take.
     """
 
     def __init__(
-        self, row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None
+        self,
+        row_groups: Sequence[RowGroup],
+        schema: Schema,
+        rows: npt.NDArray[np.int64] | None = None,
+        sizes: DecodedSizes | None = None,
     ) -> None:
         self._groups = list(row_groups)
         self._schema = schema
         self._rows = rows
+        self._sizes = sizes or DecodedSizes()
         self._lock = threading.Lock()
-        num_rows = sum(group.num_rows for group in row_groups)
+        self._num_rows = num_rows = sum(group.num_rows for group in row_groups)
         nothing = Bags(np.zeros(0, schema.id_dtype), np.zeros(num_rows + 1, np.int64))
         self.columns = Columns(
             one_hot=np.empty((len(schema.one_hot), num_rows), schema.id_dtype),
@@ -115,68 +118,61 @@ class WindowReader:
         Each raises :class:`DataError` if a row group cannot be decoded or holds a value that the schema
         forbids; the message names the file, the row group and the column.
         """
-        chunks = self._chunks(max((group.num_rows for group in self._groups), default=0))
-        stops = np.cumsum([group.num_rows for group in self._groups]).tolist()
-        places = [slice(stop - group.num_rows, stop) for group, stop in zip(self._groups, stops, strict=True)]
-        # Chunk by chunk, so that the processor's cache still holds a column when it is brought into order.
-        tasks: list[Callable[[], None]] = [
-            partial(self._read_columns, group, place, chunk)
-            for chunk in chunks
-            for group, place in zip(self._groups, places, strict=True)
-        ]
+        tasks: list[Callable[[], None]] = [partial(self._read_columns, targets) for targets in self._chunks()]
         return tasks + [partial(self._read_bags, m) for m in range(len(self._schema.multi_hot))]
 
-    def _chunks(self, num_rows: int) -> list[_Chunk]:
+    def _chunks(self) -> list[list[_Target]]:
         """The targets in portions for one task each; those of the same columns stay together."""
         by_source: dict[tuple[str, ...], list[_Target]] = {}
         for target in self._targets():
             by_source.setdefault(target.sources, []).append(target)
-        chunks: list[_Chunk] = []
-        room = 0
+        chunks: list[list[_Target]] = []
+        room = 0.0
         for sources, targets in by_source.items():
-            if room <= 0:
-                chunks.append(_Chunk([], len(self._groups)))
-                room = TASK_VALUES
-            chunks[-1].targets.extend(targets)
-            room -= num_rows * len(sources)
+            num_bytes = self._num_rows * self._sizes.of(sources)
+            if num_bytes > room:
+                chunks.append([])
+                room = TASK_BYTES
+            chunks[-1].extend(targets)
+            room -= num_bytes
         return chunks
 
     def _targets(self) -> list[_Target]:
         schema, columns = self._schema, self.columns
-        targets = [_Target((schema.label,), columns.labels, lambda arrays: (encode_label(arrays[0]), None))]
+        targets = [_Target((schema.label,), columns.labels, _encode_label)]
         if schema.weight and columns.weights is not None:
-            targets.append(_Target((schema.weight,), columns.weights, lambda arrays: (encode_weight(arrays[0]), None)))
+            targets.append(_Target((schema.weight,), columns.weights, _encode_weight))
         for dense, row in zip(schema.dense, columns.dense, strict=True):
             targets.append(_Target((dense.source,), row, partial(_encode_dense, dense), dense.name))
         for sparse, row in zip(schema.one_hot, columns.one_hot, strict=True):
-            encode = partial(encode_sparse, feature=sparse, vocabulary=schema.vocabularies.get(sparse.name))
-            by_dictionary = sparse.kind in ("hash", "vocabulary", "cross")
-            targets.append(_Target(sparse.sources, row, encode, sparse.name, by_dictionary))
+            encode = partial(_encode_sparse, sparse, schema.vocabularies.get(sparse.name))
+            targets.append(_Target(sparse.sources, row, encode, sparse.name, sparse.kind in _BY_DICTIONARY))
         return targets
 
-    def _read_columns(self, group: RowGroup, place: slice, chunk: _Chunk) -> None:
-        targets = chunk.targets
+    def _read_columns(self, targets: list[_Target]) -> None:
         names = list(dict.fromkeys(source for target in targets for source in target.sources))
-        # Of a dictionary each distinct value is hashed or looked up, instead of each row's.
         by_dictionary = {source for target in targets if target.by_dictionary for source in target.sources}
-        table = read_row_group(group, columns=names, dictionaries=sorted(by_dictionary))
+        tables = [read_row_group(group, columns=names, dictionaries=sorted(by_dictionary)) for group in self._groups]
+        scratch = np.empty(self._num_rows, np.int64)
         for target in targets:
-            with _located(group, target.sources):
-                encoded, counts = target.encode([_array(table, name) for name in target.sources])
-            target.row[place] = encoded
-            if counts is not None:
-                self._count(target.feature, counts)
-        with self._lock:
-            chunk.num_left -= 1
-            is_last = chunk.num_left == 0
-        if is_last and self._rows is not None:
+            if self._rows is None:
+                self._encode(target, tables, target.row)
+                continue
             # One column at a time is small enough for the processor's cache; a batch's rows of all
             # columns, gathered from the whole window, are not.
-            scratch = np.empty(len(self._rows), np.int64)
-            for target in targets:
-                served = scratch.view(target.row.dtype)[: len(self._rows)]
-                np.take(target.row, self._rows, out=served, mode="clip")  # `clip` writes without a buffer
-                target.row[:] = served
+            values = scratch.view(target.row.dtype)[: self._num_rows]
+            self._encode(target, tables, values)
+            np.take(values, self._rows, out=target.row, mode="clip")  # `clip` writes without a buffer
+
+    def _encode(self, target: _Target, tables: list[pa.Table], values: npt.NDArray[Any]) -> None:
+        start = 0
+        for group, table in zip(self._groups, tables, strict=True):
+            with _located(group, target.sources):
+                arrays = [_array(table, name) for name in target.sources]
+                counts = target.encode(arrays, values[start : start + group.num_rows])
+            if counts is not None:
+                self._count(target.feature, counts)
+            start += group.num_rows
 
     def _read_bags(self, m: int) -> None:
         feature = self._schema.multi_hot[m]
@@ -185,7 +181,8 @@ class WindowReader:
         self.columns.multi_hot[m] = bags if self._rows is None else bags.take(self._rows)
 
     def _encode_bags(self, group: RowGroup, feature: SparseFeature) -> Bags:
-        table = read_row_group(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=[])
+        dictionaries = [feature.source] if feature.kind in _BY_DICTIONARY else []
+        table = read_row_group(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=dictionaries)
         with _located(group, feature.sources):
             weights = _array(table, feature.weights) if feature.weights else None
             vocabulary = self._schema.vocabularies.get(feature.name)
@@ -208,15 +205,27 @@ def held_bytes_per_row(schema: Schema) -> int:
     return one_hot + numbers + bags + order_bytes
 
 
-def decoding_bytes(schema: Schema, largest_row_group: int, largest_window: int) -> int:
+def decoding_bytes(schema: Schema, sizes: DecodedSizes, *, row_group_rows: int, window_rows: int) -> int:
     """Host memory that a running task takes beside its window, in bytes.
 
-    The Arrow arrays of its values, and of one column at a time what stands between Arrow and the window:
-    three arrays of 64-bit numbers. A task of lists holds all those of a window.
+    Of a few columns: the Arrow arrays of their values, one column on its way into serving order, and of
+    one row group's column what stands between Arrow and that (of strings, up to eight 64-bit numbers for
+    each distinct one). Of a list column: its Arrow arrays, and what the values become in three steps.
+
+    Args:
+        schema: What the columns mean.
+        sizes: What the decoded values take.
+        row_group_rows: Rows of the largest row group.
+        window_rows: Rows of the largest window.
     """
-    arrays = 8 * (TASK_VALUES + largest_row_group) + 3 * 8 * largest_row_group
-    longest = max((feature.max_length for feature in schema.multi_hot), default=0)
-    return max(arrays, 4 * 8 * largest_window * (longest + 1) if longest else 0)
+    largest = max([sizes.of([schema.label]), *(sizes.of(feature.sources) for feature in schema.one_hot)])
+    columns = max(TASK_BYTES, largest * window_rows) + 8 * (window_rows + 8 * row_group_rows)
+    steps, offsets = 3 * 8, 8 * 8
+    lists = [
+        sizes.of(feature.sources) + steps * sizes.num_values.get(feature.source, feature.max_length) + offsets
+        for feature in schema.multi_hot
+    ]
+    return int(max(columns, window_rows * max(lists, default=0.0)))
 
 
 def read_window(row_groups: Sequence[RowGroup], schema: Schema, rows: npt.NDArray[np.int64] | None = None) -> Columns:
@@ -241,8 +250,24 @@ def _located(group: RowGroup, columns: Sequence[str]) -> Iterator[None]:
         raise DataError(f"{group.path}, row group {group.index}, {where}: {cause}") from cause
 
 
-def _encode_dense(feature: DenseFeature, arrays: list[pa.Array]) -> tuple[Float32Array, FeatureCounts]:
-    return encode_dense(arrays[0], feature)
+def _encode_label(arrays: list[pa.Array], out: Float32Array) -> None:
+    out[:] = encode_label(arrays[0])
+
+
+def _encode_weight(arrays: list[pa.Array], out: Float32Array) -> None:
+    out[:] = encode_weight(arrays[0])
+
+
+def _encode_dense(feature: DenseFeature, arrays: list[pa.Array], out: Float32Array) -> FeatureCounts:
+    return encode_dense(arrays[0], feature, out)[1]
+
+
+def _encode_sparse(
+    feature: SparseFeature, vocabulary: Vocabulary | None, arrays: list[pa.Array], out: IdArray
+) -> FeatureCounts:
+    rows, counts = encode_sparse(arrays, feature, vocabulary)
+    out[:] = rows
+    return counts
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from data.assemble import Piece
 from data.counters import FeatureCounts
 from data.damage import DamageError, DamageLog
+from data.decoded_size import DecodedSizes
 from data.index import DatasetIndex
 from data.order import SampleOrder, Span
 from data.parquet import RowGroup
@@ -44,6 +45,7 @@ class _Window:
         row_groups: In the order in which they were gathered.
         rows: Their rows in serving order, int64 [rows]; None for the order as they lie.
         schema: What the columns mean.
+        sizes: What the decoded values take.
         damage: Decides about row groups that cannot be decoded.
         pool: Decodes.
     """
@@ -53,12 +55,14 @@ class _Window:
         row_groups: Sequence[RowGroup],
         rows: IntArray | None,
         schema: Schema,
+        sizes: DecodedSizes,
         damage: DamageLog,
         pool: ThreadPoolExecutor,
     ) -> None:
         self._row_groups = row_groups
         self._rows = rows
         self._schema = schema
+        self._sizes = sizes
         self._damage = damage
         self._pool = pool
         self._damaged: set[tuple[str, int]] = set()
@@ -84,7 +88,7 @@ class _Window:
         return Piece(columns, int(self._intact_before[span.start]), int(self._intact_before[span.stop]))
 
     def _begin(self, row_groups: Sequence[RowGroup], rows: IntArray | None) -> None:
-        self._reader = WindowReader(row_groups, self._schema, rows)
+        self._reader = WindowReader(row_groups, self._schema, rows, self._sizes)
         tasks = self._reader.tasks() if row_groups else []
         self._pending: list[Future[None]] = [self._pool.submit(task) for task in tasks]
 
@@ -110,11 +114,21 @@ class _Window:
         self._begin(intact_groups, (np.cumsum(intact) - 1)[served])
 
 
+def windows_per_lane(order: SampleOrder) -> int:
+    """Windows that a lane holds at a time, at most: the one that it stands in and the next one.
+
+    Where a step takes more than half a window, those of the step and the next one.
+    """
+    if order.window_rows >= 2 * order.rows_per_lane_step:
+        return 2
+    return -(-order.rows_per_lane_step // order.window_rows) + 2
+
+
 class Windows:
     """Windows decoded ahead of time.
 
     A window is decoded once for all lanes of the worker and dropped when no lane stands in it or
-    before it. At most two windows per lane are held.
+    before it. At most :func:`windows_per_lane` are held for each lane.
 
     Args:
         index: The row groups.
@@ -149,7 +163,13 @@ class Windows:
         self._last_epoch = order.locate(max(stop_step - 1, 0))[0]
         self._held: dict[WindowKey, _Window] = {}
         self._position: dict[int, WindowKey] = {}
+        self._current: set[WindowKey] = set()
         self.counts = {name: FeatureCounts() for name in schema.feature_names}
+
+    @property
+    def num_held(self) -> int:
+        """Windows that are in memory, decoded or on their way."""
+        return len(self._held)
 
     def take(self, step: int) -> StepRows:
         """The rows of a step, lane by lane; waits until they are decoded.
@@ -159,18 +179,20 @@ class Windows:
         """
         epoch, _ = self._order.locate(step)
         spans = {lane: self._order.spans(lane, step) for lane in self._lanes}
-        moved = False
-        for lane, parts in spans.items():
-            if parts and self._position.get(lane) != (epoch, parts[-1].window):
-                self._position[lane] = (epoch, parts[-1].window)
-                moved = True
-        if moved:
-            current = {(epoch, part.window) for parts in spans.values() for part in parts}
-            self._hold(current | set(self._position.values()))
+        self._position.update({lane: (epoch, parts[-1].window) for lane, parts in spans.items() if parts})
+        current = {(epoch, part.window) for parts in spans.values() for part in parts} | set(self._position.values())
+        if current != self._current:
+            self._current = current
+            upcoming = [self._after(lane, at) for lane, at in self._position.items() if not self._waits(spans[lane])]
+            self._hold({key for keys in upcoming for key in keys})
         pieces = {lane: [self._enter((epoch, span.window)).piece(span) for span in spans[lane]] for lane in spans}
         num_planned = sum(span.stop - span.start for parts in spans.values() for span in parts)
         num_served = sum(piece.stop - piece.start for parts in pieces.values() for piece in parts)
         return StepRows([pieces[lane] for lane in self._lanes], num_planned - num_served)
+
+    def _waits(self, parts: list[Span]) -> bool:
+        """Whether a lane that leaves a window in this step begins no further one before the next step."""
+        return len(parts) > 1 and windows_per_lane(self._order) == 2
 
     def _enter(self, key: WindowKey) -> _Window:
         window = self._held[key]
@@ -181,12 +203,11 @@ class Windows:
             self.counts = {name: count + columns.counts[name] for name, count in self.counts.items()}
         return window
 
-    def _hold(self, current: set[WindowKey]) -> None:
-        upcoming = {key for lane, at in self._position.items() for key in self._after(lane, at)}
-        for key in self._held.keys() - current - upcoming:
+    def _hold(self, upcoming: set[WindowKey]) -> None:
+        for key in self._held.keys() - self._current - upcoming:
             self._held.pop(key)
         # What is needed now goes to the pool before what is needed later.
-        for key in [*sorted(current), *sorted(upcoming - current)]:
+        for key in [*sorted(self._current), *sorted(upcoming - self._current)]:
             if key not in self._held:
                 self._held[key] = self._window(key)
 
@@ -203,4 +224,4 @@ class Windows:
         plan = self._order.epoch_plan(epoch)
         groups = [self._index.row_groups[number] for number in plan.windows[window]]
         rows = plan.rows(window) if plan.seeds else None
-        return _Window(groups, rows, self._schema, self._damage, self._pool)
+        return _Window(groups, rows, self._schema, self._index.sizes, self._damage, self._pool)

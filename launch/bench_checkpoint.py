@@ -71,16 +71,10 @@ def measure_saves(*, table_bytes: int, repeats: int, folder: str | None) -> Save
                 beside += _steps(worker.device, 1)
             background.wait()
             written.append(time.perf_counter() - started)
-    medians = {
-        "synchronous_s": waited,
-        "asynchronous_s": stood,
-        "written_s": written,
-        "step_s": alone,
-        "step_beside_s": beside,
-    }
-    return SaveTimes(
-        **{name: statistics.median(times[1:]) for name, times in medians.items()}, longest_step_s=max(beside)
+    stands, goes_on, written_s, step, beside_s = (
+        statistics.median(times[1:]) for times in (waited, stood, written, alone, beside)
     )
+    return SaveTimes(stands, goes_on, written_s, step, beside_s, max(beside))
 
 
 def report(times: SaveTimes, table_bytes: int) -> str:

@@ -76,8 +76,8 @@ def measure(file: Path, kind: str, *, window_rows: int, batch_size: int, num_thr
     groups = [group for window in order.epoch_plan(0).windows for group in window]
     with_dictionaries = [False, True] if kind == "strings" else [False]
 
+    peak = _peak_growth(lambda: _drain(loader))  # at first, before the allocators keep anything
     batch = _first_batch(loader)
-    peak = _peak_growth(lambda: _drain(loader))
     ours: list[_Run] = []
     ceiling: list[_Run] = []
     for _ in range(repeats):

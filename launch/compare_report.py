@@ -174,10 +174,11 @@ def _picture(models: Sequence[Row], slowness_of_lr: float | None) -> str:
     left, right = figure.subplots(1, 2, sharey=True)
     rows = list(reversed(models))
     names = [row.name for row in rows]
-    lowest, highest = min(row.auc.mean for row in rows), max(row.auc.mean for row in rows)
-    margin = 0.15 * (highest - lowest) + 1e-4
-    left.barh(names, [row.auc.mean for row in rows], xerr=[row.auc.deviation for row in rows], color="#3b6ea5")
-    left.set_xlim(lowest - margin, highest + margin)
+    # Dots: a bar that does not begin at 0 would lie.
+    left.errorbar(
+        [row.auc.mean for row in rows], names, xerr=[row.auc.deviation for row in rows], fmt="o", color="#3b6ea5"
+    )
+    left.grid(axis="y", alpha=0.3)
     left.set_xlabel(f"{models[0].split} AUC")
     times = [(row.sample_us.mean if row.sample_us else 0) / (slowness_of_lr or 1) for row in rows]
     right.barh(names, times, color="#c27a3a")

@@ -18,7 +18,7 @@ import torch
 
 from tests.ranks import context, free_port
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 class ForkedJob:
@@ -47,7 +47,7 @@ class ForkedJob:
                 "MASTER_PORT": port,
                 "TORCHELASTIC_ERROR_FILE": str(log.with_suffix(".json")),
             }
-            process = context.Process(target=_work, args=(list(command), variables, str(log)))
+            process = context.Process(target=_work, args=(list(command), variables, str(log)), daemon=True)
             process.start()
             self.workers.append(process)
 
@@ -64,6 +64,12 @@ class ForkedJob:
         for process in self.workers:
             process.kill()
         self.wait()
+
+    def end_like_an_agent(self) -> list[int | None]:
+        """What torchrun does when a worker has failed: SIGTERM to the others; returns all exit codes."""
+        for process in self.workers:
+            process.terminate()
+        return self.wait()
 
     def running(self) -> bool:
         """Whether some worker is."""

@@ -181,3 +181,22 @@ def test_a_cross_with_a_null_is_null() -> None:
     rows, counts = encode_sparse([pa.array(["a", None, "b"]), pa.array([1, 2, None])], cross("l", "r"))
     assert (rows == 0).tolist() == [False, True, True]
     assert counts == FeatureCounts(values=3, nulls=2)
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.int32(), pa.int64(), pa.uint8(), pa.uint32(), pa.uint64()])
+def test_ids_outside_the_table_are_found_in_every_type(kind: pa.DataType) -> None:
+    for num_embeddings in (100, 2**31, 2**33):
+        feature = SparseFeature(name="i", kind="id", num_embeddings=num_embeddings, on_invalid="clip")
+        candidates = [0, 99, 100, 127, -1, -128, 2**31 - 1, 2**31, 2**33 - 1, 2**33, 2**63 - 1]
+        ids = [value for value in candidates if _fits(value, kind)]
+        rows, counts = encode_sparse([pa.array(ids, kind)], feature)
+        assert rows.tolist() == [min(max(value, 0), num_embeddings - 1) for value in ids]
+        assert counts.out_of_range == sum(not 0 <= value < num_embeddings for value in ids)
+
+
+def _fits(value: int, kind: pa.DataType) -> bool:
+    try:
+        pa.scalar(value, kind)
+    except (pa.ArrowInvalid, OverflowError):
+        return False
+    return True

@@ -75,6 +75,42 @@ def test_large_dense_integers_are_standardized_before_they_are_rounded_to_float3
     np.testing.assert_allclose(encoded, np.array([0.1, 1.3]), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("kind", "values"),
+    [
+        (pa.int8(), [-128, -1, 0, 1, 127]),
+        (pa.int32(), [-(2**31), -7, 0, 3, 2**24 + 1, 2**31 - 1]),
+        (pa.int64(), [-(2**62), 0, 12345, 2**40 + 1, 2**63 - 1]),
+        (pa.uint64(), [0, 1, 2**64 - 1]),
+        (pa.float32(), [-1e30, -0.125, 1e-7, 0.5, 3e38]),
+        (pa.float64(), [-1e300, 1e-12, 0.1, 1e300]),
+    ],
+)
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (3.0, 0.5), (40.0, 0.5)])
+def test_log1p_of_every_type_is_right_to_float32(
+    kind: pa.DataType, values: list[float], mean: float, std: float
+) -> None:
+    encoded, _ = encode_dense(pa.array(values, kind), DenseFeature(name="x", transform="log1p", mean=mean, std=std))
+    logs = [math.copysign(math.log1p(abs(value)), value) for value in pa.array(values, kind).to_pylist()]
+    for got, log in zip(encoded.tolist(), logs, strict=True):
+        # Units of the last place of what is subtracted.
+        assert got == pytest.approx((log - mean) / std, rel=3e-7, abs=2.4e-7 * max(abs(log), mean) / std)
+
+
+def test_float32_columns_are_filled_where_null_or_not_a_number() -> None:
+    values = pa.array([0.25, None, math.nan, -2.0], pa.float32())
+    encoded, counts = encode_dense(values, DenseFeature(name="x", fill=0.5))
+    assert encoded.tolist() == [0.25, 0.5, 0.5, -2.0]
+    assert counts == FeatureCounts(values=4, nulls=2)
+
+
+@pytest.mark.parametrize("kind", [pa.float32(), pa.float64(), pa.int64()])
+def test_encoding_leaves_the_values_themselves_alone(kind: pa.DataType) -> None:
+    values = pa.array([3, 1, 2]).cast(kind)
+    encode_dense(values, DenseFeature(name="x", transform="log1p", clip=[0, 2], mean=1, std=2))
+    assert values.to_pylist() == [3, 1, 2]
+
+
 @pytest.mark.parametrize("value", [math.inf, -math.inf, 1e39])
 def test_dense_values_that_float32_cannot_hold_are_refused_unless_clipped(value: float) -> None:
     with pytest.raises(BadValueError, match=r"feature 'x': value .* is not finite in float32; set clip"):

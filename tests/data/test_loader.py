@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
 from data.reader import held_bytes_per_row, read_window
 from data.schema import Schema, parse_schema
+from data.windows import windows_per_lane
 
 SCHEMA: dict[str, Any] = {
     "label": "y",
@@ -226,6 +228,21 @@ def test_windows_and_tasks_hold_no_more_than_the_formula_says(tmp_path: Path, ro
     columns_of_window = read_window(groups, declared, rows)
     assert pa.total_allocated_bytes() == before  # no Arrow memory outlives its task
     assert columns_of_window.num_bytes <= num_rows * held_bytes_per_row(declared)
+
+
+@pytest.mark.parametrize(("batch", "lanes"), [(3, 1), (5, 1), (8, 2), (10, 1), (28, 1), (40, 2)])
+def test_no_more_windows_are_held_than_the_formula_counts(tmp_path: Path, batch: int, lanes: int) -> None:
+    # Row groups of 7 rows, windows of 14 and a last one of 8: few batches end where a window does.
+    source = loader(write(tmp_path, 50), batch=batch, lanes=lanes)
+    steps = 2 * source.order.steps_per_epoch
+    with ThreadPoolExecutor(1) as pool:
+        windows = source.windows(steps, pool)
+        held = []
+        for step in range(steps):
+            windows.take(step)
+            held.append(windows.num_held)
+    assert max(held) <= windows_per_lane(source.order) * lanes
+    assert windows_per_lane(source.order) == 2 or batch // lanes > 6
 
 
 def threads_alive() -> set[threading.Thread]:

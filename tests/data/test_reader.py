@@ -55,6 +55,37 @@ def test_strings_hash_alike_in_every_storage(tmp_path: Path, kind: pa.DataType, 
     assert columns.one_hot[0].tolist() == expected.tolist()
 
 
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.string()),
+        pa.list_(pa.large_string()),
+        pa.large_list(pa.string()),
+        pa.list_(pa.dictionary(pa.int32(), pa.string())),
+        pa.large_list(pa.dictionary(pa.int8(), pa.string())),
+    ],
+)
+@pytest.mark.parametrize("use_dictionary", [True, False])
+def test_lists_of_strings_hash_alike_in_every_storage(tmp_path: Path, kind: pa.DataType, use_dictionary: bool) -> None:
+    lists = [[f"value {(n + k) % 7}" for k in range(n % 4)] if n % 5 else None for n in range(40)] + [["", None, "a"]]
+    table = pa.table({"y": [0] * 41, "t": pa.array(lists, kind)})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=15, use_dictionary=use_dictionary)
+    tags = {"name": "t", "kind": "hash", "num_embeddings": 1000, "max_length": 2}
+    bags = read(schema_of(tags), str(tmp_path / "a.parquet")).multi_hot[0]
+    flat = [value for values in lists for value in (values or [])[:2]]
+    expected, _ = encode_sparse([pa.array(flat)], SparseFeature(name="t", kind="hash", num_embeddings=1000))
+    assert bags.values.tolist() == expected.tolist()
+    assert np.diff(bags.offsets).tolist() == [min(len(values or []), 2) for values in lists]
+
+
+@pytest.mark.parametrize("kind", [pa.large_list(pa.int64()), pa.list_(pa.int32()), pa.list_(pa.int64(), 2)])
+def test_lists_of_ids_are_alike_in_every_storage(tmp_path: Path, kind: pa.DataType) -> None:
+    file = write(tmp_path / "a.parquet", y=[0] * 4, t=pa.array([[1, 2], [3, 4], [5, 6], [7, 8]], kind))
+    bags = read(schema_of({"name": "t", "kind": "id", "num_embeddings": 9, "max_length": 2}), file).multi_hot[0]
+    assert bags.values.tolist() == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert bags.offsets.tolist() == [0, 2, 4, 6, 8]
+
+
 def test_lists_keep_their_values_in_order_and_null_lists_are_empty(tmp_path: Path) -> None:
     lists = [[1, 2], [], None, [3], [4, 5, 6, 7], [8]]
     file = write(tmp_path / "a.parquet", row_group_size=4, y=[0] * 6, tags=lists, i=[0] * 6)
@@ -154,10 +185,10 @@ def test_what_was_met_is_counted_by_feature(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("task_values", [1, 4, 1 << 21])
+@pytest.mark.parametrize("task_bytes", [1, 8 * 23 * 2, 1 << 21])
 @pytest.mark.parametrize("row_group_size", [2, 5, 100])
 def test_the_cut_into_tasks_and_their_order_change_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_values: int, row_group_size: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task_bytes: int, row_group_size: int
 ) -> None:
     rows = range(23)
     file = write(
@@ -176,7 +207,7 @@ def test_the_cut_into_tasks_and_their_order_change_nothing(
         dense=[{"name": "x"}, {"name": "i2", "column": "i"}],
     )
     plain = read(schema, file)
-    monkeypatch.setattr("data.reader.TASK_VALUES", task_values)
+    monkeypatch.setattr("data.reader.TASK_BYTES", task_bytes)
     order = np.random.default_rng(1).permutation(23)
     reader = WindowReader(build_index([file], schema).row_groups, schema, order)
     for task in reversed(reader.tasks()):

@@ -48,20 +48,24 @@ def write_data(root: Path) -> None:
 
 
 class Records:
-    """What the ranks of all processes wrote down, life by life."""
+    """What the ranks of all processes wrote down, life by life.
+
+    Args:
+        folder: RECORD_DIR of the job; made here.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         folder.mkdir()
 
     def starts(self) -> list[int]:
         """The step that each life began at."""
-        return sorted({int(path.name.split("-")[1]) for path in self._folder.glob("from-*")})
+        return sorted({int(path.name.split("-")[1]) for path in self.folder.glob("from-*")})
 
     def steps(self, start: int) -> dict[int, list[int]]:
         """For each step that all ranks of a life completed, the rows of its global batch."""
         ranks = []
-        for path in sorted(self._folder.glob(f"from-{start:05d}-rank-*")):
+        for path in sorted(self.folder.glob(f"from-{start:05d}-rank-*")):
             lines = path.read_text().splitlines(keepends=True)
             records = [json.loads(line) for line in lines if line.endswith("\n")]
             ranks.append({record["step"]: record["rows"] for record in records})

@@ -66,6 +66,15 @@ class RunningJob:
         """Process ids of the workers."""
         return _descendants(self._process.pid)
 
+    def running(self) -> bool:
+        """Whether the agent is."""
+        return self._process.poll() is None
+
+    def pause(self, seconds: float) -> None:
+        """Waits for so long, or for the end."""
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(timeout=seconds)
+
     def output(self) -> str:
         """What was printed so far."""
         return self._log.read_text(errors="replace")

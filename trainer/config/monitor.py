@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from trainer.config.rules import at_least, check, one_of
 
-MONITORED = {"auc": True, "logloss": False, "ne": False}
+MONITORED = {"auc": True, "pr_auc": True, "logloss": False, "ne": False, "mse": False}
 """Metrics that say how good a model is, and whether larger is better."""
 
 

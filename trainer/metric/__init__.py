@@ -20,8 +20,7 @@ def known_metrics() -> tuple[Metric, ...]:
     for module in pkgutil.iter_modules(__path__):
         members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
         found = [m for m in members if inspect.isclass(m) and issubclass(m, Metric) and m is not Metric]
-        if module.name != "base":
-            metrics += [metric() for metric in found]
+        metrics += [metric() for metric in found if metric.__module__.endswith(f".{module.name}")]
     return tuple(metrics)
 
 

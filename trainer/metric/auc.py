@@ -7,9 +7,7 @@ from typing import ClassVar
 import torch
 
 from trainer.metric.base import Metric
-
-_BINS = 1 << 16
-_LIMIT = 20.0
+from trainer.metric.histogram import BINS, add_to_histograms
 
 
 class AUC(Metric):
@@ -21,17 +19,15 @@ class AUC(Metric):
     """
 
     name = "auc"
-    num_sums: ClassVar[int] = 2 * _BINS
+    num_sums: ClassVar[int] = 2 * BINS
 
     def update(self, sums: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> None:
         """See :meth:`Metric.update`."""
-        bins = ((logits + _LIMIT) * (_BINS / (2 * _LIMIT))).clamp(0, _BINS - 1).long()
-        # Negatives first, then positives.
-        sums.index_add_(0, bins + _BINS * labels.long(), weights)
+        add_to_histograms(sums, logits, labels, weights)
 
     def compute(self, sums: torch.Tensor) -> float:
         """See :meth:`Metric.compute`."""
-        negatives, positives = sums.split(_BINS)
+        negatives, positives = sums.split(BINS)
         pairs = negatives.sum() * positives.sum()
         below = negatives.cumsum(0) - negatives
         wins = (positives * (below + 0.5 * negatives)).sum()

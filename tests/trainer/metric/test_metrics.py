@@ -40,11 +40,38 @@ def exact_calibration(logits: Array, labels: Array, weights: Array) -> float:
     return float((weights / (1 + np.exp(-logits))).sum() / (weights * labels).sum())
 
 
+def exact_pr_auc(logits: Array, labels: Array, weights: Array) -> float:
+    """For each distinct score, the precision among all samples at least as high, weighted by its positives."""
+    total = 0.0
+    for score in np.unique(logits):
+        above, at = logits >= score, logits == score
+        precision = (weights * labels)[above].sum() / max(weights[above].sum(), 1e-300)
+        total += (weights * labels)[at].sum() * precision
+    return float(total / (weights * labels).sum())
+
+
+def exact_accuracy(logits: Array, labels: Array, weights: Array) -> float:
+    p = 1 / (1 + np.exp(-logits))
+    return float(np.average(np.where(labels == 1, p >= 0.5, p < 0.5), weights=weights))
+
+
+def exact_mse(logits: Array, labels: Array, weights: Array) -> float:
+    return float(np.average((1 / (1 + np.exp(-logits)) - labels) ** 2, weights=weights))
+
+
+def exact_rmse(logits: Array, labels: Array, weights: Array) -> float:
+    return math.sqrt(exact_mse(logits, labels, weights))
+
+
 EXACT: dict[str, Callable[[Array, Array, Array], float]] = {
     "auc": exact_auc,
     "logloss": exact_logloss,
     "ne": exact_ne,
     "calibration": exact_calibration,
+    "pr_auc": exact_pr_auc,
+    "accuracy": exact_accuracy,
+    "mse": exact_mse,
+    "rmse": exact_rmse,
 }
 
 
