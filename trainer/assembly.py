@@ -12,6 +12,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.embeddings import initialize_tables
+from trainer.model.precision import set_matmul_precision
 from trainer.model.step_context import StepContext
 from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
@@ -46,11 +47,13 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     Raises:
         ConfigError: A head, an optimizer or a memory limit that cannot be; the same on every rank.
     """
-    check_sparse_optimizer(config.optimizer.sparse, config.sharding, worker.device)
+    set_matmul_precision(config.precision, worker.device)
+    check_sparse_optimizer(config.optimizer.sparse, config.sharding, config.precision, worker.device)
     context = StepContext(config.seed, loader.lanes)
     model = CTRModel(
         schema,
         config.model,
+        config.precision,
         context=context,
         world_size=worker.world_size,
         seed=config.seed,

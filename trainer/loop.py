@@ -96,7 +96,8 @@ class _Run:
         self._watchdog = watchdog
         self._watched_batches = watchdog.reads(batches)
         self._pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, job.worker.device)
-        self._non_finite = NonFinitePolicy(job.config, job.train_loader)
+        num_skipped = job.resume.manifest.num_nonfinite_steps if job.resume else 0
+        self._non_finite = NonFinitePolicy(job.config, job.train_loader, num_skipped=num_skipped)
         self._checkpoint = job.resume.path if job.resume else None
         self._done = self._saved_step = job.start_step
         self._newest_metrics: dict[str, float] | None = None
@@ -165,7 +166,11 @@ class _Run:
         with self._watchdog.saving(self._done):
             tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
             self._checkpoint = job.checkpoints.save(
-                tensors, step=self._done, epoch=self._done // steps_per_epoch, monitor=job.monitor
+                tensors,
+                step=self._done,
+                epoch=self._done // steps_per_epoch,
+                monitor=job.monitor,
+                num_nonfinite_steps=self._non_finite.num_skipped,
             )
         self._saved_step = self._done
         self._journal.pause()

@@ -111,15 +111,16 @@ class NonFinitePolicy:
     Args:
         config: ``on_nonfinite`` and ``max_nonfinite_steps``.
         loader: Of the training rows; tells where they lie.
+        num_skipped: Steps of the run that were not taken before this process.
 
     Attributes:
-        num_skipped: Steps that were not taken, in this process.
+        num_skipped: Steps of the run that were not taken.
     """
 
-    def __init__(self, config: TrainConfig, loader: BatchLoader) -> None:
+    def __init__(self, config: TrainConfig, loader: BatchLoader, *, num_skipped: int) -> None:
         self._config = config
         self._loader = loader
-        self.num_skipped = 0
+        self.num_skipped = num_skipped
 
     def refuse(self, step: int, outputs: Outputs, checkpoint: Location | None) -> None:
         """Tells a step that was not taken, and lets the job go on or not. All ranks must call this.

@@ -14,7 +14,7 @@ from torchrec.optim.clipping import GradientClipping, GradientClippingOptimizer
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer, KeyedOptimizerWrapper
 from torchrec.optim.optimizers import in_backward_optimizer_filter
 
-from trainer.config import DenseOptimizerConfig, OptimizerConfig, ShardingConfig, SparseOptimizerConfig
+from trainer.config import DenseOptimizerConfig, OptimizerConfig, PrecisionConfig, ShardingConfig, SparseOptimizerConfig
 from trainer.errors import ConfigError
 from trainer.lr_schedule import lr_factor
 
@@ -32,13 +32,20 @@ _DENSE: dict[str, type[torch.optim.Optimizer]] = {
 }
 
 
-def check_sparse_optimizer(config: SparseOptimizerConfig, sharding: ShardingConfig, device: torch.device) -> None:
+def check_sparse_optimizer(
+    config: SparseOptimizerConfig, sharding: ShardingConfig, precision: PrecisionConfig, device: torch.device
+) -> None:
     """Refuses what the kernels would not do, some of it silently.
 
     Raises:
         ConfigError: The optimizer does not run in the backward pass of the device's kernels, or leaves
             out the weight decay.
     """
+    if precision.tables != "fp32" and "data_parallel" in sharding.types:
+        raise ConfigError(
+            f"precision.tables is '{precision.tables}', but torch's optimizers would round small steps of replicated "
+            "tables away; use precision.tables=fp32, or sharding without data_parallel."
+        )
     if sharding.replicates_all:
         return
     if config.name == "adam" and device.type == "cpu":

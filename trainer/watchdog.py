@@ -75,9 +75,9 @@ class Watchdog:
         self._num_signs = 0
         self._failure: Exception | None = None
         self._stopped = threading.Event()
-        # A connection of its own: a call that waits on the main thread's would hold this one up, too.
+        # A connection of its own, where torch can make one: what waits on the main thread's would hold this up, too.
         store: Any = dist.distributed_c10d._get_default_store()
-        self._store = store.clone() if worker.world_size > 1 else None
+        self._store = store.clone() if worker.world_size > 1 and hasattr(store, "clone") else None
         if self._store is not None:
             self._store.set_timeout(_STORE_TIMEOUT)
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)

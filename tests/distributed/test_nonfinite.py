@@ -144,9 +144,12 @@ def test_skip_leaves_the_step_out_counts_it_and_shows_it(
     assert sorted(step for step, loss in losses.items() if np.isnan(loss)) == [step for step, _ in shown]
 
 
-def test_more_steps_than_the_budget_raise(poisoned: Place, make_config: Callable[..., TrainConfig]) -> None:
-    config = make_config(on_nonfinite="skip", max_nonfinite_steps=1)
-    errors = run_ranks(2, run_training, config)
+def test_more_steps_than_the_budget_raise_in_whichever_process(
+    poisoned: Place, make_config: Callable[..., TrainConfig]
+) -> None:
+    policy = {"on_nonfinite": "skip", "max_nonfinite_steps": 1}
+    results_of(run_ranks(2, run_training, make_config(max_steps=9, **policy)))
+    errors = run_ranks(2, run_training, make_config(**policy))
     assert [type(error) for error in errors] == [NonFiniteError] * 2
     assert "This is step 2 that is left out for this reason, more than max_nonfinite_steps allows (1)." in str(
         errors[1]

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from tests.checkpoints import tensors_of
 from tests.launch.processes import run_python, run_torchrun
+from tests.poison import poison
+from trainer.config import TrainConfig
+from trainer.ending import USER_ERROR_EXIT_CODE
 
 pytestmark = [
     pytest.mark.gpu,
@@ -43,6 +48,25 @@ def test_a_run_moves_between_gpu_and_cpu(tmp_path: Path) -> None:
     continued = run_python(*arguments, "device=cpu")
     assert continued.exit_code == 0, continued.stderr
     assert "(resumed at 20)" in continued.stdout
+
+
+def test_a_loss_that_is_not_finite_is_found_before_it_is_written(
+    click_log: Path, make_config: Callable[..., TrainConfig]
+) -> None:
+    config = make_config(checkpoint={"every_steps": 1})
+    place = poison(config, 3, (0, 1, 2, 3))
+    done = run_python(
+        *("launch/train.py", "data=parquet", f"data.root={click_log}", "device=cuda", f"run_dir={config.run_dir}"),
+        *("seed=7", "global_batch_size=16", "eval_global_batch_size=24", "data.lanes=4", "data.window_rows=30"),
+        *("checkpoint.every_steps=1", "model.network.layers=[8]"),
+    )
+    assert done.exit_code == USER_ERROR_EXIT_CODE
+    assert (
+        f"epoch 1, step 4: the loss is not finite. Rows with such a logit: 1, the first on rank 0: {place}."
+        in done.stderr
+    )
+    saved = tensors_of(Path(config.checkpoint.directory, "step-00000003"))
+    assert all(torch.isfinite(tensor).all() for tensor in saved.values())
 
 
 def test_fused_adam_trains_the_tables(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> d
         "schema": schema_identity(dataset.schema),
         "data.train": dataset.index.fingerprint,
         "model": dataclasses.asdict(config.model),
+        "precision.tables": config.precision.tables,
         "optimizer.sparse.name": config.optimizer.sparse.name,
         "optimizer.dense.name": config.optimizer.dense.name,
         "seed": config.seed,

@@ -67,7 +67,7 @@ class CheckpointManager:
             Background(timeout_s=config.distributed.timeout_s) if config.checkpoint.asynchronous else None
         )
 
-    def save(self, tensors: Tensors, *, step: int, epoch: int, monitor: Monitor) -> Location:
+    def save(self, tensors: Tensors, *, step: int, epoch: int, monitor: Monitor, num_nonfinite_steps: int) -> Location:
         """Saves a checkpoint, then drops what no rule keeps. All ranks must call this.
 
         If the config says so, training may go on when this returns, and the checkpoint is written from a
@@ -78,6 +78,7 @@ class CheckpointManager:
             step: Steps completed.
             epoch: Epochs completed.
             monitor: Its state is recorded, and its best step may be kept.
+            num_nonfinite_steps: Left out so far; recorded.
 
         Returns:
             The directory that is, or is going to be, committed.
@@ -94,6 +95,7 @@ class CheckpointManager:
             versions=_versions(),
             world_size=self._world_size,
             monitor=monitor.state(),
+            num_nonfinite_steps=num_nonfinite_steps,
             files={},
         )
         keep_best = self._config.checkpoint.keep_best or self._config.monitor.use_best

@@ -61,6 +61,7 @@ class Manifest:
         world_size: Ranks that wrote it.
         files: The files by name.
         monitor: What the run remembered of its evaluations.
+        num_nonfinite_steps: Steps that were left out because their loss was not finite.
         format: Of the checkpoint's layout.
     """
 
@@ -72,6 +73,7 @@ class Manifest:
     world_size: int
     files: dict[str, StoredFile]
     monitor: dict[str, float | None] = field(default_factory=dict)
+    num_nonfinite_steps: int = 0
     format: int = _FORMAT
 
 

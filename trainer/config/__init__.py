@@ -21,6 +21,7 @@ from trainer.config.optimizer import (
     ScheduleConfig,
     SparseOptimizerConfig,
 )
+from trainer.config.precision import PrecisionConfig
 from trainer.config.replay import ReplayConfig
 from trainer.config.sharding import ShardingConfig
 from trainer.config.train import DistributedConfig, LoggingConfig, TrainConfig
@@ -39,6 +40,7 @@ __all__ = [
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",
+    "PrecisionConfig",
     "ReplayConfig",
     "ScheduleConfig",
     "ShardingConfig",

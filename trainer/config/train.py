@@ -12,6 +12,7 @@ from trainer.config.init_from import InitFromConfig
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import OptimizerConfig
+from trainer.config.precision import PrecisionConfig
 from trainer.config.rules import at_least, multiple_of_lanes, one_of, positive
 from trainer.config.sharding import ShardingConfig
 
@@ -65,6 +66,7 @@ class TrainConfig:
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    precision: PrecisionConfig = field(default_factory=PrecisionConfig)
     sharding: ShardingConfig = field(default_factory=ShardingConfig)
     monitor: MonitorConfig = field(default_factory=MonitorConfig)
     checkpoint: CheckpointConfig = MISSING

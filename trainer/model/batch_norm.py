@@ -59,6 +59,7 @@ class GlobalBatchNorm(nn.Module):
             )
         weight = torch.ones_like(self.running_mean) if self.weight is None else self.weight
         bias = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
+        units_BH = units_BH.float() if units_BH.dtype is torch.bfloat16 else units_BH  # sums need the digits
         rows_B = self._context.real_rows().to(units_BH.dtype)
         # A copy: the running mean moves before the backward pass.
         shift_H = self.running_mean.clone()

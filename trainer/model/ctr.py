@@ -9,7 +9,7 @@ from torch import nn
 
 from data.batch import Batch
 from data.schema import Schema
-from trainer.config import ModelConfig
+from trainer.config import ModelConfig, PrecisionConfig
 from trainer.model.embeddings import FieldVectors, RowLayout, embedding_tables
 from trainer.model.head import head_configs, known_heads
 from trainer.model.head.base import Shape
@@ -20,14 +20,18 @@ Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
 class HeadSum(nn.Module):
-    """Adds up the logits of the heads: Guo et al. 2017, eq. 1, before the sigmoid."""
+    """Adds up the logits of the heads: Guo et al. 2017, eq. 1, before the sigmoid.
 
-    def __init__(self, config: ModelConfig, shape: Shape, context: StepContext) -> None:
+    With ``bf16``, the heads' matrix products run in bfloat16, by autocast; their logits add up in float32.
+    """
+
+    def __init__(self, config: ModelConfig, shape: Shape, context: StepContext, *, bf16: bool) -> None:
         super().__init__()
         known = known_heads()
         configs = head_configs(config.heads)
         self.heads = nn.ModuleDict({name: known[name](c, shape, context) for name, c in configs.items()})
         self._context = context
+        self._bf16 = bf16
         reading = [name for name, c in configs.items() if known[name].reads(c).vectors]
         places = {name: place if config.separate_embeddings else 0 for place, name in enumerate(reading)}
         dim = shape.embedding_dim
@@ -36,11 +40,12 @@ class HeadSum(nn.Module):
     def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
         """Logits, float [B]; ``vectors_BMD`` holds D factors for each head if they are separate."""
         self._context.see_rows(weights_B)
-        logits = [
-            head(first_order_BM, vectors_BMD[:, :, self._factors.get(name, slice(0, 0))])
-            for name, head in self.heads.items()
-        ]
-        return torch.stack(logits).sum(0)
+        with torch.autocast(vectors_BMD.device.type, torch.bfloat16, enabled=self._bf16):
+            logits = [
+                head(first_order_BM, vectors_BMD[:, :, self._factors.get(name, slice(0, 0))])
+                for name, head in self.heads.items()
+            ]
+        return torch.stack([part.float() for part in logits]).sum(0)
 
 
 def row_layout(config: ModelConfig) -> RowLayout:
@@ -98,6 +103,7 @@ class CTRModel(nn.Module):
     Args:
         schema: The features.
         config: Dimension, initialization and heads.
+        precision: Of matrix products and tables.
         context: What dropout and batch normalization need to know of a step.
         world_size: Ranks of the job.
         seed: Of the dense weights; the tables are initialized once they are sharded.
@@ -111,6 +117,7 @@ class CTRModel(nn.Module):
         self,
         schema: Schema,
         config: ModelConfig,
+        precision: PrecisionConfig,
         *,
         context: StepContext,
         world_size: int,
@@ -129,9 +136,9 @@ class CTRModel(nn.Module):
                 layout=layout,
                 std=config.init_std,
             )
-            self.head_sum = HeadSum(config, shape, context)
+            self.head_sum = HeadSum(config, shape, context, bf16=precision.dense == "bf16")
         self.loss = WeightedLogLoss(world_size=world_size, sum_weights=sum_weights or schema.weight is not None)
-        self.embeddings = embedding_tables(schema, layout)
+        self.embeddings = embedding_tables(schema, layout, half=precision.tables == "fp16")
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torchrec.distributed.types import LazyAwaitable, ShardedTensor
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
+from torchrec.modules.embedding_configs import DataType, EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
@@ -46,7 +46,7 @@ class RowLayout:
         return -(-self.num_values // 4) * 4
 
 
-def embedding_tables(schema: Schema, layout: RowLayout) -> EmbeddingBagCollection:
+def embedding_tables(schema: Schema, layout: RowLayout, *, half: bool = False) -> EmbeddingBagCollection:
     """The tables of a schema on the meta device: shapes without memory, until they are sharded.
 
     Where the values carry weights, the weights make the mean (see ``data.assemble``).
@@ -60,6 +60,7 @@ def embedding_tables(schema: Schema, layout: RowLayout) -> EmbeddingBagCollectio
                 num_embeddings=table.num_embeddings,
                 embedding_dim=layout.width,
                 feature_names=list(table.features),
+                data_type=DataType.FP16 if half else DataType.FP32,
                 pooling=PoolingType.MEAN if table.pooling == "mean" and not schema.weighted_bags else PoolingType.SUM,
             )
             for table in schema.tables()
