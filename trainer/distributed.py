@@ -120,7 +120,7 @@ def on_main(act: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> 
             outcome[0] = act()
         except Exception as failure:  # told to all ranks before it is raised
             error = failure
-            outcome[1] = _describe(failure)
+            outcome[1] = describe(failure)
     dist.broadcast_object_list(outcome, src=0, group=group)
     if error is not None:
         raise error
@@ -148,11 +148,11 @@ def on_all(act: Callable[[], T], *, group: dist.ProcessGroup | None = None) -> T
     except Exception as failure:  # told to all ranks before it is raised
         error = failure
     messages: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(messages, None if error is None else _describe(error), group=group)
+    dist.all_gather_object(messages, None if error is None else describe(error), group=group)
     failed = [rank for rank, message in enumerate(messages) if message is not None]
     if error is not None:
         # Where several ranks fail alike, one of them speaks.
-        raise error if failed[0] == dist.get_rank() else PeerError(_describe(error)) from error
+        raise error if failed[0] == dist.get_rank() else PeerError(describe(error)) from error
     if failed:
         raise PeerError(f"rank {failed[0]}: {messages[failed[0]]}")
     return result
@@ -165,7 +165,8 @@ def gather(value: T, *, group: dist.ProcessGroup | None = None) -> list[T]:
     return values
 
 
-def _describe(error: Exception) -> str:
+def describe(error: Exception) -> str:
+    """An error in the words that another rank repeats."""
     return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"
 
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainer.distributed import gather
-from trainer.errors import PeerError, ShardFMError
+from trainer.distributed import describe, gather
+from trainer.errors import PeerError
 
 _FAILED, _RUNNING, _DONE = -1, 0, 1
 
@@ -84,7 +84,7 @@ class Background:
             self._pending = None
         error = self._join()
         own = error is not None and not isinstance(error, PeerError)
-        outcomes = gather((own, None if error is None else _describe(error)))
+        outcomes = gather((own, None if error is None else describe(error)))
         # Who has the error itself speaks, and of several the first.
         failed = [rank for rank, (has_it, _) in enumerate(outcomes) if has_it]
         if error is not None and failed[:1] == [dist.get_rank()]:
@@ -112,7 +112,3 @@ class Background:
             act()
         except Exception as error:  # kept for the training thread
             self._error = error
-
-
-def _describe(error: Exception) -> str:
-    return str(error) if isinstance(error, ShardFMError) else f"{type(error).__name__}: {error}"

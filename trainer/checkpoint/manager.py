@@ -193,7 +193,7 @@ class CheckpointManager:
         try:
             return act()
         except OSError as cause:
-            raise CheckpointError(f"{self.directory}: cannot be written: {cause}; make room, or see to it.") from cause
+            raise CheckpointError(f"{self.directory}: cannot be written: {cause}. {state.WRITE_REMEDY}") from cause
 
     def _drop(self, best: int | None) -> None:
         steps = [storage.step_of(path) for path in storage.committed(self.directory)]

@@ -23,6 +23,11 @@ from trainer.errors import CheckpointError
 from trainer.metric import MetricSet
 from trainer.optimizer import Optimizers
 
+WRITE_REMEDY = (
+    "Nothing is committed, and what was before stays. See to the room and the access there, and start the same command "
+    "again: it continues from the newest checkpoint."
+)
+
 _SHOWN = 8
 
 
@@ -44,7 +49,7 @@ def write(tensors: Tensors, path: Location, *, group: dist.ProcessGroup | None =
     try:
         save(tensors, storage_writer=writer, planner=PartsSavePlanner(), process_group=group)
     except CheckpointException as cause:
-        raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}") from cause
+        raise CheckpointError(f"{path}: cannot be written: {_reasons(cause)}. {WRITE_REMEDY}") from cause
     return writer.written
 
 
