@@ -45,8 +45,8 @@ def schema_text(config: PrepareConfig, columns: Sequence[Column], statistics: St
         if column.role in ("categorical", "id")
     ]
     for position, column in enumerate(columns):
-        for feature in _from_dense(column, statistics[column.name], config.features):
-            sparse.append(feature | _table(feature["name"], position))
+        made = _from_dense(column, statistics[column.name], config.features)
+        sparse.extend(feature | _table(feature["name"], position) for feature in made)
     lines = [HEADER.format(source=config.source["name"]) + f"label: {_flow(label)}"]
     for section, features in (("dense", dense), ("sparse", sparse)):
         if features:
