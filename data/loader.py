@@ -24,8 +24,8 @@ from data.windows import Windows, windows_per_lane
 ALLOCATORS_KEEP_BYTES = 64 << 20
 """Freed memory that the allocators of Arrow and C keep for reuse: measured, 30 to 60 MiB, and with each thread ..."""
 
-THREAD_KEEPS_BYTES = 48 << 20
-"""... 20 to 45 MiB more, since Arrow's keeps memory for each."""
+THREAD_KEEPS_BYTES = 32 << 20
+"""... 10 to 30 MiB more, since Arrow's keeps memory for each."""
 
 
 @dataclass(frozen=True)
