@@ -12,6 +12,9 @@ from data.schema import Schema
 NUMBER_BYTES = 8
 """Of a number, or of a string's place in a dictionary."""
 
+READING_BYTES = 26
+"""Of a number while its row group is read, beside itself: measured, 10 to 25 for the growing and then cut buffers."""
+
 TEXT_COPIES = 3
 """Of a dictionary's strings: in the table that finds them again, while that grows, and as the result."""
 

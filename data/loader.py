@@ -21,8 +21,11 @@ from data.reader import decoding_bytes, held_bytes_per_row
 from data.schema import Schema
 from data.windows import Windows, windows_per_lane
 
-ALLOCATORS_KEEP_BYTES = 96 << 20
-"""Freed memory that the allocators of Arrow and C keep for reuse: measured, 40 to 80 MiB."""
+ALLOCATORS_KEEP_BYTES = 64 << 20
+"""Freed memory that the allocators of Arrow and C keep for reuse: measured, 30 to 60 MiB, and with each thread ..."""
+
+THREAD_KEEPS_BYTES = 32 << 20
+"""... 10 to 30 MiB more, since Arrow's keeps memory for each."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class BatchLoader:
         # Waiting to be asked for, being made, and in the hands of the consumer.
         num_batches = self.options.prefetch_batches + 2
         rows = len(self.lanes) * self.order.rows_per_lane_step
-        return windows + tasks + num_batches * rows * batch_bytes_per_row(schema) + ALLOCATORS_KEEP_BYTES
+        kept = ALLOCATORS_KEEP_BYTES + self.options.num_threads * THREAD_KEEPS_BYTES
+        return windows + tasks + num_batches * rows * batch_bytes_per_row(schema) + kept
 
     def windows(self, stop_step: int, pool: ThreadPoolExecutor) -> Windows:
         """The decoded windows of this worker's lanes, up to a step."""

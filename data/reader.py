@@ -16,7 +16,7 @@ import pyarrow as pa
 from data.bags import Bags, concatenate, encode_bags
 from data.categorical import IdArray, encode_sparse
 from data.counters import FeatureCounts
-from data.decoded_size import DecodedSizes
+from data.decoded_size import NUMBER_BYTES, READING_BYTES, DecodedSizes
 from data.encode import BadValueError, Float32Array, encode_dense, encode_label, encode_weight
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
@@ -208,9 +208,10 @@ def held_bytes_per_row(schema: Schema) -> int:
 def decoding_bytes(schema: Schema, sizes: DecodedSizes, *, row_group_rows: int, window_rows: int) -> int:
     """Host memory that a running task takes beside its window, in bytes.
 
-    Of a few columns: the Arrow arrays of their values, one column on its way into serving order, and of
-    one row group's column what stands between Arrow and that (of strings, up to eight 64-bit numbers for
-    each distinct one). Of a list column: its Arrow arrays, and what the values become in three steps.
+    Of a few columns: the Arrow arrays of their values, with what it takes to read those of a row group,
+    one column on its way into serving order, and of one row group's column what stands between Arrow and
+    that (of strings, up to eight 64-bit numbers for each distinct one). Of a list column: its Arrow
+    arrays, and what the values become in three steps.
 
     Args:
         schema: What the columns mean.
@@ -218,11 +219,16 @@ def decoding_bytes(schema: Schema, sizes: DecodedSizes, *, row_group_rows: int, 
         row_group_rows: Rows of the largest row group.
         window_rows: Rows of the largest window.
     """
-    largest = max([sizes.of([schema.label]), *(sizes.of(feature.sources) for feature in schema.one_hot)])
-    columns = max(TASK_BYTES, largest * window_rows) + 8 * (window_rows + 8 * row_group_rows)
+    read_at_once = READING_BYTES * min(row_group_rows, window_rows) / window_rows
+    sources = [(schema.label,), *(feature.sources for feature in schema.one_hot)]
+    arrays = max(TASK_BYTES, window_rows * max(sizes.of(columns) for columns in sources))
+    num_values = max(TASK_BYTES / NUMBER_BYTES, window_rows * max(map(len, sources)))
+    columns = arrays + read_at_once * num_values + 8 * (window_rows + 8 * row_group_rows)
     steps, offsets = 3 * 8, 8 * 8
     lists = [
-        sizes.of(feature.sources) + steps * sizes.num_values.get(feature.source, feature.max_length) + offsets
+        sizes.of(feature.sources)
+        + (steps + read_at_once) * sizes.num_values.get(feature.source, feature.max_length)
+        + offsets
         for feature in schema.multi_hot
     ]
     return int(max(columns, window_rows * max(lists, default=0.0)))

@@ -76,12 +76,15 @@ class FeaturesConfig:
         rows_per_value: Rows of a hashed table for each value that occurs; more means fewer collisions.
         min_count: Categories by vocabulary instead of by hash: values seen at least so often in train.
         dense_buckets: Each dense column once more as a category, in so many buckets by quantiles; 0: not.
+        log_square: Each dense column that is a count (transform log1p) once more as a category, by Criteo's
+            rule floor(ln(x)^2).
     """
 
     max_embeddings: int = 1_000_000
     rows_per_value: float = 2.0
     min_count: int | None = None
     dense_buckets: int = 0
+    log_square: bool = False
 
     def __post_init__(self) -> None:
         _at_least(2, self.max_embeddings, "features.max_embeddings")

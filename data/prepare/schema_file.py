@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,8 @@ def schema_text(config: PrepareConfig, columns: Sequence[Column], statistics: St
         if column.role in ("categorical", "id")
     ]
     for position, column in enumerate(columns):
-        borders = statistics[column.name].get("borders")
-        if borders:
-            name = f"{column.name}_bucket"
-            sparse.append(
-                {"name": name, "column": column.name, "kind": "bucketize", "borders": borders} | _table(name, position)
-            )
+        made = _from_dense(column, statistics[column.name], config.features)
+        sparse.extend(feature | _table(feature["name"], position) for feature in made)
     lines = [HEADER.format(source=config.source["name"]) + f"label: {_flow(label)}"]
     for section, features in (("dense", dense), ("sparse", sparse)):
         if features:
@@ -77,6 +73,17 @@ def _sparse(column: Column, figures: dict[str, Any], config: FeaturesConfig, pos
         wanted = 1 + max(math.ceil(figures["cardinality"] * config.rows_per_value), 8)
         feature |= {"kind": "hash", "num_embeddings": min(wanted, config.max_embeddings)}
     return feature | _table(column.name, position)
+
+
+def _from_dense(column: Column, figures: dict[str, Any], config: FeaturesConfig) -> Iterator[dict[str, Any]]:
+    """The categories that a dense column gives beside itself."""
+    source = {"column": column.name}
+    if figures.get("borders"):
+        yield {"name": f"{column.name}_bucket", **source, "kind": "bucketize", "borders": figures["borders"]}
+    if config.log_square and column.role == "dense" and column.transform == "log1p":
+        # Up to the largest training value; what is larger shares its row.
+        rows = 6 + math.floor(math.log(max(figures["max"] or 0, 2)) ** 2)
+        yield {"name": f"{column.name}_log_square", **source, "kind": "log_square", "num_embeddings": rows}
 
 
 def _table(name: str, position: int) -> dict[str, str]:

@@ -150,6 +150,18 @@ def test_a_file_damaged_before_the_job_is_left_out_if_it_may_be_skipped(
     assert job.loaders[0].damage == (left_out,)
 
 
+def test_a_file_lost_between_jobs_is_told_and_makes_another_data_set(
+    files: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    # The old order cannot be told without its rows: a checkpoint is refused rather than continued at another place.
+    before = index_of(files, SKIP)
+    spoil_footer(files[1])
+    after = index_of(files, SKIP)
+    assert f"{files[1]}: its Parquet footer cannot be read" in caplog.text
+    assert (before.num_rows, after.num_rows) == (100, 70)
+    assert before.fingerprint != after.fingerprint
+
+
 @pytest.mark.parametrize(("damage", "message"), DURING_THE_JOB)
 def test_a_file_damaged_in_mid_run_ends_the_job(files: list[str], damage: Callable[[str], None], message: str) -> None:
     index = index_of(files)

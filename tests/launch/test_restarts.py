@@ -42,7 +42,8 @@ def test_a_restart_after_a_worker_was_killed_continues_to_the_same_bits(
     fault.setenv("FAULT", "kill")
     done = run_torchrun(2, "--max-restarts=1", *job(tmp_path, "killed"))
     assert done.exit_code == 0, done.stderr
-    assert f"parquet: {TOTAL_STEPS} steps (resumed at 18)" in done.stdout
+    # Saves are under way while training goes on: the newest one may not have been committed.
+    assert re.search(rf"^parquet: {TOTAL_STEPS} steps \(resumed at 1[258]\)", done.stdout, re.MULTILINE), done.stdout
     assert_equal_bits(tensors_of(tmp_path / "killed" / LAST), tensors_of(tmp_path / "whole" / LAST))
 
 
@@ -75,25 +76,27 @@ def test_workers_that_cannot_share_the_lanes_end_with_the_numbers_that_can(
 
 def test_an_elastic_job_goes_on_with_the_workers_that_are_left(tmp_path: Path, fault: pytest.MonkeyPatch) -> None:
     """Two agents stand for two hosts; the second one is lost with all that runs on it."""
+    fault.setenv("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     timing = "last_call_timeout=1,keep_alive_interval=2,keep_alive_max_attempt=3,join_timeout=60"
     options = ["--nnodes=1:2", "--max-restarts=2", "--rdzv-id=elastic", "--local-addr=127.0.0.1"]
     options += ["--rdzv-backend=c10d", f"--rdzv-endpoint=127.0.0.1:{free_port()}"]
     agents = [
         RunningJob(
             1,
-            *job(tmp_path, "run", "epochs=20", "eval_every_epochs=20"),
+            *job(tmp_path, "run", "epochs=1000", "eval_every_epochs=1000", "checkpoint.every_steps=20"),
             log=tmp_path / f"log-{host}",
             options=[*options, f"--rdzv-conf=is_host={host},{timing}"],
         )
         for host in ("true", "false")
     ]
-    for agent in agents:
-        agent.wait_for(lambda _: any("step 100/" in each.output() for each in agents))
+    # The first agent may have begun alone, before the second one was there.
+    together, alone, saved, one_more_step = "2 ranks on cpu", "1 ranks on cpu", ": saved ", " step "
+    agents[0].wait_for(lambda _: any(saved in each.output().partition(together)[2] for each in agents))
+    times_alone = agents[0].output().count(alone)
     agents[1].kill()
-    assert agents[0].wait() == 0, agents[0].output()
-    told = "".join(agent.output() for agent in agents)
-    assert "2 ranks on cpu" in told
-    assert "1 ranks on cpu" in agents[0].output()
-    resumed = re.search(rf"parquet: {10 * TOTAL_STEPS} steps \(resumed at (\d+)\)", agents[0].output())
-    assert resumed is not None
-    assert int(resumed[1]) >= 99
+    agents[0].wait_for(
+        lambda output: output.count(alone) > times_alone and one_more_step in output.rpartition(alone)[2]
+    )
+    told = agents[0].output()
+    agents[0].kill()
+    assert "resumed at step " in told.rpartition(alone)[0].splitlines()[-2], told

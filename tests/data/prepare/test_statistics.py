@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,18 @@ def test_buckets_by_quantiles_hold_about_the_same_number_of_rows(tmp_path: Path)
     sizes = np.bincount(np.searchsorted(bucket["borders"], present, side="right"))
     assert len(sizes) == 5
     assert sizes == pytest.approx([len(present) / 5] * 5, abs=2)
+
+
+def test_counts_become_categories_by_the_rule_of_criteo(tmp_path: Path) -> None:
+    summary_of(tmp_path, FeaturesConfig(log_square=True))
+    schema = load_schema(tmp_path / "out" / "schema.yaml")
+    feature = schema.sparse[1]
+    assert (feature.name, feature.source, feature.kind) == ("amount_log_square", "amount", "log_square")
+    index = build_index(resolve_files(str(tmp_path / "out" / "train"), key="train"), schema)
+    rows = read_window(index.row_groups, schema).one_hot[1]
+    squares = [None if a is None else math.floor(math.log(a) ** 2) if a > 2 else math.floor(a) - 3 for a in AMOUNTS]
+    assert rows.tolist() == [0 if square is None else 5 + square for square in squares]
+    assert feature.num_embeddings == max(rows) + 1
 
 
 def test_a_vocabulary_holds_the_values_seen_often_enough(tmp_path: Path) -> None:
