@@ -8,14 +8,17 @@ from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from data.loader import BatchLoader
 from data.schema import Schema
+from trainer.cluster import detected_cluster
 from trainer.config import TrainConfig
-from trainer.distributed import Worker
+from trainer.dense_cost import dense_cost
+from trainer.distributed import Worker, on_main
 from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.embeddings import initialize_tables
 from trainer.model.precision import set_matmul_precision
 from trainer.model.step_context import StepContext
-from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer
+from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer, row_bytes
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
+from trainer.sharding_rules import check_sharding
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         ConfigError: A head, an optimizer or a memory limit that cannot be; the same on every rank.
     """
     set_matmul_precision(config.precision, worker.device)
+    check_sharding(config.sharding, schema, worker.device.type)
     check_sparse_optimizer(config.optimizer.sparse, config.sharding, config.precision, worker.device)
     context = StepContext(config.seed, loader.lanes)
     model = CTRModel(
@@ -63,13 +67,21 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
     num_parameters += sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embeddings."))
     fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
-    plan = plan_sharding(
-        model,
-        config.sharding,
-        world_size=worker.world_size,
-        local_world_size=worker.local_world_size,
-        device_type=worker.device.type,
-        batch_size=loader.order.rows_per_lane_step * len(loader.lanes),
+    batch_size = loader.order.rows_per_lane_step * len(loader.lanes)
+    dense = dense_cost(
+        schema, config.model, config.optimizer.dense, batch_size=batch_size, world_size=worker.world_size
+    )
+    # On rank 0 alone: hosts may differ by what they detect, but the plan must be one.
+    plan = on_main(
+        lambda: plan_sharding(
+            model,
+            config.sharding,
+            schema,
+            detected_cluster(worker),
+            batch_size=batch_size,
+            fixed_bytes=dense.total_bytes,
+            row_bytes=row_bytes(layout.width, config.optimizer.sparse),
+        ).sharding
     )
     sharded = shard(model, plan, config.sharding, worker)
     initialize_tables(

@@ -67,6 +67,16 @@ def fuse_sparse_optimizer(tables: nn.Module, config: SparseOptimizerConfig) -> N
     apply_optimizer_in_backward(_SPARSE[config.name], tables.parameters(), settings)
 
 
+def state_bytes(width: int, config: SparseOptimizerConfig) -> int:
+    """Bytes of optimizer states for a table row of ``width`` floats."""
+    return {"sgd": 0, "adagrad": 4 * width, "rowwise_adagrad": 4, "adam": 8 * width}[config.name]
+
+
+def row_bytes(width: int, config: SparseOptimizerConfig) -> int:
+    """Bytes of a table row of ``width`` floats with its optimizer states."""
+    return 4 * width + state_bytes(width, config)
+
+
 class Optimizers:
     """All optimizers of a sharded model, driven by one learning-rate schedule.
 

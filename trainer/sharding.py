@@ -2,34 +2,51 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
-from torchrec.distributed.planner.storage_reservations import HeuristicalStorageReservation
-from torchrec.distributed.planner.types import ParameterConstraints, PlannerError
+from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
+from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
+from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Stats
 from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
-from trainer.config import ShardingConfig
+from data.schema import Schema
+from trainer.cluster import memory_of_rank, topology
+from trainer.config import ClusterConfig, ShardingConfig
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
 from trainer.model.embeddings import TABLE_PREFIX
+from trainer.sharding_rules import constraints
 
 _GIB = 1 << 30
+_MAX_GRID_PROPOSALS = 1000
+_PATIENCE = 20
+"""Proposals without a better plan after which a greedy search of a large space ends."""
 
 
 class Sharder(EmbeddingBagCollectionSharder):
-    """Offers every sharding type that the config may name; the stock one hides row-wise types on CPU."""
+    """Offers every sharding type and kernel that the config may name; the stock one hides some on CPU."""
 
-    def __init__(self, types: list[str]) -> None:
-        super().__init__()
-        self._types = types
+    def __init__(self, config: ShardingConfig, device_type: str) -> None:
+        comms = QCommsConfig(
+            forward_precision=CommType(config.comms.forward), backward_precision=CommType(config.comms.backward)
+        )
+        registry = get_qcomm_codecs_registry(comms, device=torch.device(device_type))
+        super().__init__(qcomm_codecs_registry=registry)
+        self._types = list(
+            dict.fromkeys([*config.types, *(name for rule in config.tables for name in rule.types or [])])
+        )
+        self._kernels = sorted(config.all_kernels)
 
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """The types that the planner may choose from."""
@@ -37,7 +54,39 @@ class Sharder(EmbeddingBagCollectionSharder):
 
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """Fused, with the optimizer in the backward pass; replicas have gradients that are summed up first."""
-        return ["dense" if sharding_type == "data_parallel" else "fused"]
+        return ["dense"] if sharding_type == "data_parallel" else self._kernels
+
+
+class Reservation(FixedPercentageStorageReservation):
+    """Keeps a share of every rank's memory out of the plan, and what the dense part and the batches take.
+
+    TorchRec's own ones keep a share of the GPU's memory alone, none on CPU.
+
+    Args:
+        fraction: Of the memory, for what nobody has counted.
+        fixed_bytes: Of each rank, for what was counted.
+    """
+
+    def __init__(self, fraction: float, fixed_bytes: int) -> None:
+        super().__init__(percentage=fraction)
+        self._fixed_bytes = fixed_bytes
+
+    def reserve(
+        self,
+        topology: Topology,
+        batch_size: int,
+        module: nn.Module,
+        sharders: list[ModuleSharder[nn.Module]],
+        constraints: dict[str, ParameterConstraints] | None = None,
+    ) -> Topology:
+        """What is left for tables."""
+        left = copy.deepcopy(topology)
+        memory = "hbm" if topology.compute_device == "cuda" else "ddr"
+        for device in left.devices:
+            room = int(getattr(device.storage, memory) * (1 - self._percentage)) - self._fixed_bytes
+            setattr(device.storage, memory, max(0, room))
+        self._last_reserved_topology = left
+        return left
 
 
 @dataclass(frozen=True)
@@ -47,6 +96,7 @@ class PlannedTable:
     Attributes:
         name: The table.
         sharding_type: TorchRec's name of the way.
+        kernel: TorchRec's name of the kernel.
         ranks: The ranks that hold a shard.
         rows: Rows of the table.
         width: Floats of a row.
@@ -54,64 +104,67 @@ class PlannedTable:
 
     name: str
     sharding_type: str
+    kernel: str
     ranks: tuple[int, ...]
     rows: int
     width: int
 
 
+@dataclass(frozen=True)
+class TablePlan:
+    """What TorchRec's planner decided.
+
+    Attributes:
+        sharding: As ``DistributedModelParallel`` takes it.
+        options: The choice for each table, its shards with their ranks and the planner's estimates.
+    """
+
+    sharding: ShardingPlan
+    options: list[ShardingOption]
+
+
 def plan_sharding(
     model: nn.Module,
     config: ShardingConfig,
+    schema: Schema,
+    cluster: ClusterConfig,
     *,
-    world_size: int,
-    local_world_size: int,
-    device_type: str,
     batch_size: int,
-) -> ShardingPlan:
-    """Plans where the tables of a meta model go; deterministic, so that every rank finds the same plan.
+    fixed_bytes: int,
+    row_bytes: int,
+) -> TablePlan:
+    """Plans where the tables of a meta model go.
 
     Args:
-        model: Holds the tables on the meta device.
-        config: Sharding types and memory limits.
-        world_size: Ranks of the job.
-        local_world_size: Ranks on a host.
-        device_type: ``cpu`` or ``cuda``.
+        model: Holds the tables on the meta device, their optimizer fused.
+        config: Sharding types, kernels, rules and memory limits.
+        schema: The tables and their features.
+        cluster: Ranks, memory and bandwidths.
         batch_size: Rows of a step on one rank.
+        fixed_bytes: Of each rank's memory that other things than tables take.
+        row_bytes: Of a table's row with its optimizer states.
 
     Raises:
         ConfigError: The tables do not fit; the message tells sizes and remedies.
     """
-    topology = Topology(
-        world_size=world_size,
-        local_world_size=local_world_size,
-        compute_device=device_type,
-        ddr_cap=int(config.ddr_cap_gib * _GIB),
-        **({} if config.hbm_cap_gib is None else {"hbm_cap": int(config.hbm_cap_gib * _GIB)}),
-    )
-    tables = [
-        table.name
-        for module in model.modules()
-        if isinstance(module, EmbeddingBagCollection)
-        for table in module.embedding_bag_configs()
-    ]
+    rank_bytes = memory_of_rank(cluster, config)[cluster.device == "cpu"]
+    room = int(rank_bytes * (1 - config.reserved_fraction)) - fixed_bytes
+    per_table = constraints(config, schema, cluster, row_bytes=row_bytes, rank_bytes=max(0, room))
+    record = _Record()
     planner = EmbeddingShardingPlanner(
-        topology=topology,
+        topology=topology(cluster, config),
         batch_size=batch_size,
-        storage_reservation=HeuristicalStorageReservation(percentage=config.reserved_fraction),
-        constraints={
-            name: ParameterConstraints(sharding_types=config.types, compute_kernels=["dense", "fused"])
-            for name in tables
-        },
+        proposer=_proposers(len(per_table), cluster.world_size),
+        storage_reservation=Reservation(config.reserved_fraction, fixed_bytes),
+        constraints=per_table,
+        stats=[record],
+        debug=False,
     )
     try:
-        return planner.plan(model, _sharders(config))
+        plan = planner.plan(model, _sharders(config, cluster.device))
     except PlannerError as cause:
-        raise ConfigError(
-            f"sharding: no plan fits {len(tables)} tables onto {world_size} ranks with sharding.types={config.types}, "
-            f"sharding.ddr_cap_gib={config.ddr_cap_gib:g}, sharding.hbm_cap_gib={config.hbm_cap_gib}: use more ranks, "
-            "allow row_wise or column_wise, raise the caps to what the hosts have, or lower model.embedding_dim. "
-            f"The planner said: {' '.join(str(cause).split())}"
-        ) from cause
+        raise ConfigError(_does_not_fit(config, schema, cluster, row_bytes, room, cause)) from cause
+    return TablePlan(plan, record.options)
 
 
 def shard(model: nn.Module, plan: ShardingPlan, config: ShardingConfig, worker: Worker) -> DistributedModelParallel:
@@ -126,7 +179,7 @@ def shard(model: nn.Module, plan: ShardingPlan, config: ShardingConfig, worker: 
         env=ShardingEnv.from_process_group(group),
         device=worker.device,
         plan=plan,
-        sharders=_sharders(config),
+        sharders=_sharders(config, worker.device.type),
     )
 
 
@@ -138,6 +191,7 @@ def planned_tables(plan: ShardingPlan, tables: Iterable[BaseEmbeddingConfig]) ->
             PlannedTable(
                 name=table.name.removeprefix(TABLE_PREFIX),
                 sharding_type=shardings[table.name].sharding_type,
+                kernel=shardings[table.name].compute_kernel,
                 ranks=tuple(sorted(set(shardings[table.name].ranks))),
                 rows=table.num_embeddings,
                 width=table.embedding_dim,
@@ -150,12 +204,50 @@ def planned_tables(plan: ShardingPlan, tables: Iterable[BaseEmbeddingConfig]) ->
 
 def plan_markdown(tables: list[PlannedTable]) -> str:
     """The plan as a Markdown table, for TensorBoard."""
-    lines = ["| table | sharding | ranks | rows | row width |", "|---|---|---|---|---|"]
+    lines = ["| table | sharding | kernel | ranks | rows | row width |", "|---|---|---|---|---|---|"]
     lines += [
-        f"| {t.name} | {t.sharding_type} | {', '.join(map(str, t.ranks))} | {t.rows:,} | {t.width} |" for t in tables
+        f"| {t.name} | {t.sharding_type} | {t.kernel} | {', '.join(map(str, t.ranks))} | {t.rows:,} | {t.width} |"
+        for t in tables
     ]
     return "\n".join(lines)
 
 
-def _sharders(config: ShardingConfig) -> list[ModuleSharder[nn.Module]]:
-    return [Sharder(config.types)]
+class _Record(Stats):
+    """Keeps the options that the planner chose, with their estimates."""
+
+    def __init__(self) -> None:
+        self.options: list[ShardingOption] = []
+
+    def log(self, *args: Any, best_plan: list[ShardingOption], **kwargs: Any) -> None:
+        self.options = best_plan
+
+
+def _sharders(config: ShardingConfig, device_type: str) -> list[ModuleSharder[nn.Module]]:
+    return [Sharder(config, device_type)]
+
+
+def _proposers(num_tables: int, world_size: int) -> list[Any]:
+    """TorchRec's own searches; on a large cluster without the exhaustive one, and with an end."""
+    if num_tables * world_size <= _MAX_GRID_PROPOSALS:
+        grid = GridSearchProposer(max_proposals=_MAX_GRID_PROPOSALS)
+        return [grid, GreedyProposer(), GreedyProposer(use_depth=False), UniformProposer()]
+    greedy = [GreedyProposer(use_depth=depth, threshold=_PATIENCE) for depth in (True, False)]
+    return [*greedy, UniformProposer()]
+
+
+def _does_not_fit(
+    config: ShardingConfig, schema: Schema, cluster: ClusterConfig, row_bytes: int, room: int, cause: PlannerError
+) -> str:
+    tables = schema.tables()
+    total = sum(table.num_embeddings for table in tables) * row_bytes
+    largest = max(tables, key=lambda table: table.num_embeddings)
+    memory = "hbm" if cluster.device == "cuda" else "ddr"
+    return (
+        f"sharding: no plan fits {len(tables)} tables onto {cluster.world_size} ranks: with optimizer states they take "
+        f"{total / _GIB:,.1f} GiB, '{largest.name}' alone {largest.num_embeddings * row_bytes / _GIB:,.1f} GiB, and "
+        f"{max(0, room) / _GIB:,.1f} GiB a rank are left for them (sharding.{memory}_cap_gib, "
+        f"sharding.reserved_fraction={config.reserved_fraction:g}), with sharding.types={config.types} and "
+        f"sharding.kernels={config.kernels}: use more ranks, allow row_wise or column_wise, lower "
+        "sharding.reserved_fraction, on GPUs add fused_uvm_caching to sharding.kernels, or lower model.embedding_dim. "
+        f"The planner said: {' '.join(str(cause).split())}"
+    )

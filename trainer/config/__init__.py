@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from data.structured import structured
 from trainer.config.checkpoint import CheckpointConfig
+from trainer.config.cluster import ClusterConfig
 from trainer.config.compare import CompareConfig
 from trainer.config.data import DataConfig
 from trainer.config.evaluate import EvaluateConfig
@@ -30,6 +31,7 @@ from trainer.errors import ConfigError
 __all__ = [
     "DENSE_OPTIMIZERS",
     "CheckpointConfig",
+    "ClusterConfig",
     "CompareConfig",
     "DataConfig",
     "DenseOptimizerConfig",

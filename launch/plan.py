@@ -1,0 +1,71 @@
+"""Plans a training run without a GPU: ``python launch/plan.py experiment=criteo_1tb cluster=h100_8x1 ...``.
+
+Prints what each rank would hold, where each table would go and what a step would take, by TorchRec's own planner.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+
+from data.order import check_world_size
+from data.schema import load_schema
+from launch.cli import command
+from launch.plan_estimate import Estimate, as_json, estimate
+from launch.plan_ladder import Rung, climb
+from launch.plan_report import ladder_text, page, text
+from trainer.config.plan import PlanConfig
+from trainer.errors import ConfigError, DataError
+
+
+def run(config: PlanConfig) -> None:
+    """Plans, prints and writes the report.
+
+    Raises:
+        ConfigError: It does not fit; the message says what to change, and with the ladder, what helped.
+    """
+    # The planner tells its search at length.
+    logging.getLogger("torchrec").setLevel(logging.ERROR)
+    schema = load_schema(config.data.schema)
+    failure: ConfigError | None = None
+    result: Estimate | None = None
+    try:
+        result = estimate(config, schema)
+        print(text(result, config), flush=True)
+        _say_lanes(config)
+    except ConfigError as error:
+        failure = error
+        print(f"{config.name} on {config.cluster.name}: does not fit.\n{error}", flush=True)
+    rungs = climb(config, schema) if config.ladder else []
+    if rungs:
+        print(ladder_text(rungs), flush=True)
+    if config.out is not None:
+        _write(Path(config.out), result, rungs, config)
+    if failure is not None or (result is not None and not result.fits):
+        hint = "see the ladder above" if config.ladder else "ladder=true tries what helps"
+        raise ConfigError(f"the plan does not fit; {hint}.")
+
+
+def _say_lanes(config: PlanConfig) -> None:
+    try:
+        check_world_size(config.data.lanes, config.cluster.world_size)
+    except DataError as cause:
+        print(f"\nto train so: {cause}", flush=True)
+
+
+def _write(out: Path, result: Estimate | None, rungs: list[Rung], config: PlanConfig) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    figures = {"name": config.name, "plan": None if result is None else as_json(result)}
+    figures["ladder"] = [rung.figures() for rung in rungs]
+    (out / "plan.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (out / "plan.html").write_text(page(result, rungs, config), encoding="utf-8")
+    print(f"\nreport: {out / 'plan.html'} and {out / 'plan.json'}", flush=True)
+
+
+if __name__ == "__main__":
+    # The config is a training run's, with keys of its own: train.yaml finds it under the name of its schema.
+    ConfigStore.instance().store(name="train_schema", node=PlanConfig)
+    command("plan", PlanConfig, run)

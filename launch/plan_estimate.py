@@ -1,0 +1,273 @@
+"""What a plan means for each rank: memory by use, and the time of a step by its parts."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+import torch
+from torchrec.distributed.planner.types import ShardingOption
+from torchrec.modules.embedding_configs import DataType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
+
+from data.schema import Schema
+from trainer.cluster import memory_of_rank
+from trainer.config import ClusterConfig
+from trainer.config.plan import PlanConfig
+from trainer.dense_cost import DenseCost, dense_cost
+from trainer.model.ctr import CTRModel, row_layout
+from trainer.model.embeddings import TABLE_PREFIX
+from trainer.model.step_context import StepContext
+from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer, state_bytes
+from trainer.sharding import plan_sharding
+from trainer.sharding_rules import check_sharding
+
+USES = ("tables", "optimizer", "gradients", "buffers", "dense", "activations")
+PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch")
+_PERF = {"prefetch": "prefetch_compute"}
+_ELEMENT_BYTES = {"fp32": 4, "fp16": 2}
+_COPIES_OF_INPUT = 20
+"""Of a batch's ids on a rank: two batches in the pipeline with ten internal copies each, as TorchRec counts."""
+
+
+@dataclass(frozen=True)
+class TableEstimate:
+    """One table in the plan.
+
+    Attributes:
+        name: The table.
+        rows: Rows.
+        sharding_type: TorchRec's name.
+        kernel: TorchRec's name.
+        ranks: That hold a shard, one for each shard.
+        shard_bytes: Rows and optimizer states of each shard.
+        ms: The planner's time for a step on the slowest of the ranks.
+    """
+
+    name: str
+    rows: int
+    sharding_type: str
+    kernel: str
+    ranks: list[int]
+    shard_bytes: list[int]
+    ms: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A plan in figures.
+
+    Attributes:
+        cluster: That it is for.
+        batch_size: Rows of a step on a rank.
+        tables: In the schema's order.
+        memory: Bytes of a rank's own memory (the GPU's, or main memory on CPU) by use, [world_size] each.
+        host: Bytes of main memory of a GPU rank that tables take, [world_size].
+        capacity: Bytes of (own, main) memory that a rank may use.
+        reserved: Bytes of it that are left free.
+        embedding_ms: Milliseconds of the tables' work by part, [world_size] each.
+        dense: Of the dense part on each rank.
+        dense_ms: Milliseconds of its matrix products.
+        all_reduce_ms: Milliseconds for the sum of its gradients.
+    """
+
+    cluster: ClusterConfig
+    batch_size: int
+    tables: list[TableEstimate]
+    memory: dict[str, np.ndarray]
+    host: np.ndarray
+    capacity: tuple[int, int]
+    reserved: int
+    embedding_ms: dict[str, np.ndarray]
+    dense: DenseCost
+    dense_ms: float
+    all_reduce_ms: float
+
+    @property
+    def memory_of_ranks(self) -> np.ndarray:
+        """All uses together, [world_size]."""
+        return np.sum(list(self.memory.values()), axis=0)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every rank has the memory, with what is reserved."""
+        own, main = self.capacity
+        return bool((self.memory_of_ranks + self.reserved <= own).all() and (self.host <= main).all())
+
+    @property
+    def ms_of_ranks(self) -> np.ndarray:
+        """The tables' milliseconds of each rank, [world_size]."""
+        return np.sum(list(self.embedding_ms.values()), axis=0)
+
+    @property
+    def parts(self) -> dict[str, float]:
+        """Milliseconds of the slowest rank's step by part; one after the other, nothing overlapped."""
+        slowest = int(self.ms_of_ranks.argmax())
+        parts = {name: float(times[slowest]) for name, times in self.embedding_ms.items()}
+        return {**parts, "dense": self.dense_ms, "all_reduce": self.all_reduce_ms}
+
+    @property
+    def step_ms(self) -> float:
+        """Milliseconds of a step."""
+        return sum(self.parts.values())
+
+    @property
+    def bottleneck(self) -> str:
+        """The part that takes longest."""
+        return max(self.parts, key=lambda name: self.parts[name])
+
+
+def imbalance(values: np.ndarray) -> float:
+    """The largest over the mean; 1 is even."""
+    return float(values.max() / values.mean()) if values.any() else 1.0
+
+
+def estimate(config: PlanConfig, schema: Schema) -> Estimate:
+    """Plans and counts.
+
+    Raises:
+        ConfigError: The planner finds no plan, or the config asks for what the cluster's device lacks.
+    """
+    cluster, sparse = config.cluster, config.optimizer.sparse
+    check_sharding(config.sharding, schema, cluster.device)
+    check_sparse_optimizer(sparse, config.sharding, torch.device(cluster.device))
+    batch_size = -(-config.global_batch_size // cluster.world_size)
+    dense = dense_cost(
+        schema, config.model, config.optimizer.dense, batch_size=batch_size, world_size=cluster.world_size
+    )
+    inputs = int(8 * batch_size * sum(feature.max_length for feature in schema.sparse) * _COPIES_OF_INPUT)
+    width, element = row_layout(config.model).width, _ELEMENT_BYTES[config.row_dtype]
+    plan = plan_sharding(
+        _meta_model(config, schema),
+        config.sharding,
+        schema,
+        cluster,
+        batch_size=batch_size,
+        fixed_bytes=dense.total_bytes + inputs,
+        row_bytes=element * width + state_bytes(width, sparse),
+    )
+    places = {f"{TABLE_PREFIX}{table.name}": place for place, table in enumerate(schema.tables())}
+    options = sorted(plan.options, key=lambda option: places[option.name])
+    memory, host = _memory(options, config, dense, inputs)
+    capacity = memory_of_rank(cluster, config.sharding)
+    own = capacity[cluster.device == "cpu"]
+    flops_per_ms = cluster.dense_tflops * 1e9 * cluster.dense_utilization
+    return Estimate(
+        cluster=cluster,
+        batch_size=batch_size,
+        tables=[_table(option, config) for option in options],
+        memory=memory,
+        host=host,
+        capacity=(own, capacity[1]),
+        reserved=int(own * config.sharding.reserved_fraction),
+        embedding_ms=_times(options, cluster.world_size),
+        dense=dense,
+        dense_ms=dense.flops / flops_per_ms,
+        all_reduce_ms=_all_reduce_ms(dense.parameter_bytes, cluster),
+    )
+
+
+def _meta_model(config: PlanConfig, schema: Schema) -> CTRModel:
+    with torch.device("meta"):
+        model = CTRModel(schema, config.model, context=StepContext(0, (0,)), world_size=1, seed=0)
+    if config.row_dtype == "fp16":
+        tables = [dataclasses.replace(t, data_type=DataType.FP16) for t in model.embeddings.embedding_bag_configs()]
+        model.embeddings = EmbeddingBagCollection(
+            tables=tables, device=torch.device("meta"), is_weighted=schema.weighted_bags
+        )
+    fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
+    return model
+
+
+def _shard_bytes(option: ShardingOption, config: PlanConfig) -> list[tuple[int, int]]:
+    """(rows, optimizer states) of each shard; states are float32, whatever the rows are."""
+    element = _ELEMENT_BYTES[config.row_dtype]
+    return [
+        (element * prod(shard.size), shard.size[0] * state_bytes(shard.size[1], config.optimizer.sparse))
+        for shard in option.shards
+    ]
+
+
+def _table(option: ShardingOption, config: PlanConfig) -> TableEstimate:
+    return TableEstimate(
+        name=option.name.removeprefix(TABLE_PREFIX),
+        rows=option.tensor.shape[0],
+        sharding_type=option.sharding_type,
+        kernel=option.compute_kernel,
+        ranks=[shard.rank for shard in option.shards],
+        shard_bytes=[rows + states for rows, states in _shard_bytes(option, config)],
+        ms=max(shard.perf.total for shard in option.shards),
+    )
+
+
+def _memory(
+    options: list[ShardingOption], config: PlanConfig, dense: DenseCost, inputs: int
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Bytes by use and rank, and the main memory of GPU ranks."""
+    world_size, on_gpu = config.cluster.world_size, config.cluster.device == "cuda"
+    memory = {use: np.zeros(world_size, dtype=np.int64) for use in USES}
+    host = np.zeros(world_size, dtype=np.int64)
+    for option in options:
+        caching, replicated = option.compute_kernel == "fused_uvm_caching", option.compute_kernel == "dense"
+        in_main = option.compute_kernel in ("fused_uvm", "fused_uvm_caching")
+        cached = (option.cache_load_factor or 0.2) if caching else 0.0
+        for shard, (rows, states) in zip(option.shards, _shard_bytes(option, config), strict=True):
+            counted = shard.storage.hbm if on_gpu else shard.storage.ddr
+            # What the planner counts beyond the shard's rows and states is input and output of the lookup.
+            multiplier = states_as_counted(option, config)
+            share = cached if in_main else 1.0
+            memory["buffers"][shard.rank] += max(0, counted - int(share * rows * (1 + multiplier)))
+            memory["tables"][shard.rank] += int(share * rows)
+            memory["optimizer"][shard.rank] += int(share * states)
+            # Replicas have gradients of whole tables, and DDP's buckets to sum them up.
+            memory["gradients"][shard.rank] += replicated * rows * (2 if world_size > 1 else 1)
+            host[shard.rank] += in_main * (rows + states)
+    memory["buffers"] += inputs
+    memory["dense"] += dense.resident_bytes
+    memory["activations"] += dense.activation_bytes
+    return memory, host
+
+
+def states_as_counted(option: ShardingOption, config: PlanConfig) -> float:
+    """Optimizer states relative to the rows, as TorchRec's storage estimate has them."""
+    return {"sgd": 0.0, "adagrad": 1.0, "adam": 2.0, "rowwise_adagrad": 1 / option.tensor.shape[1]}[
+        config.optimizer.sparse.name
+    ]
+
+
+def _times(options: list[ShardingOption], world_size: int) -> dict[str, np.ndarray]:
+    times = {part: np.zeros(world_size) for part in PARTS}
+    for option in options:
+        for shard in option.shards:
+            for part in PARTS:
+                times[part][shard.rank] += getattr(shard.perf, _PERF.get(part, part))
+    return times
+
+
+def _all_reduce_ms(num_bytes: int, cluster: ClusterConfig) -> float:
+    """A ring: every rank sends and receives 2 (W - 1) / W of the gradients."""
+    link = cluster.intra_node_gb_per_s if cluster.nodes == 1 else cluster.inter_node_gb_per_s
+    ranks = cluster.world_size
+    return 2 * (ranks - 1) / ranks * num_bytes / (link * 1e6)
+
+
+def as_json(result: Estimate) -> dict[str, Any]:
+    """All figures as plain values."""
+    return {
+        "cluster": dataclasses.asdict(result.cluster),
+        "batch_size_of_rank": result.batch_size,
+        "fits": result.fits,
+        "capacity_bytes": {"own": result.capacity[0], "main": result.capacity[1], "reserved": result.reserved},
+        "memory_bytes_of_ranks": {use: values.tolist() for use, values in result.memory.items()},
+        "main_memory_bytes_of_ranks": result.host.tolist(),
+        "step_ms": result.step_ms,
+        "step_ms_parts": result.parts,
+        "bottleneck": result.bottleneck,
+        "embedding_ms_of_ranks": result.ms_of_ranks.tolist(),
+        "imbalance": {"memory": imbalance(result.memory_of_ranks), "time": imbalance(result.ms_of_ranks)},
+        "dense": dataclasses.asdict(result.dense),
+        "tables": [dataclasses.asdict(table) for table in result.tables],
+    }

@@ -1,0 +1,95 @@
+"""What the dense part of a model costs in a step: memory and arithmetic, found without either, on the meta device.
+
+B: rows of a step on one rank, M: fields, D: factors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from data.schema import Schema
+from trainer.config import DenseOptimizerConfig, ModelConfig
+from trainer.model.ctr import CTRModel, row_layout
+from trainer.model.step_context import StepContext
+
+_OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "adam": 2, "adamw": 2}
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class DenseCost:
+    """Bytes and operations of the dense part on one rank.
+
+    Attributes:
+        parameter_bytes: Weights.
+        gradient_bytes: Gradients, and the buckets in which DDP sums them up over several ranks.
+        optimizer_bytes: The optimizer's states.
+        activation_bytes: What the forward pass keeps for the backward pass, the looked-up rows included.
+        flops: Of the matrix products, forward and backward.
+    """
+
+    parameter_bytes: int
+    gradient_bytes: int
+    optimizer_bytes: int
+    activation_bytes: int
+    flops: int
+
+    @property
+    def resident_bytes(self) -> int:
+        """What is held all the time."""
+        return self.parameter_bytes + self.gradient_bytes + self.optimizer_bytes
+
+    @property
+    def total_bytes(self) -> int:
+        """What is held at the peak."""
+        return self.resident_bytes + self.activation_bytes
+
+
+def dense_cost(
+    schema: Schema, model: ModelConfig, optimizer: DenseOptimizerConfig, *, batch_size: int, world_size: int
+) -> DenseCost:
+    """Counts what the dense part would take; nothing is allocated or computed.
+
+    Args:
+        schema: The features.
+        model: The heads.
+        optimizer: Of the dense part.
+        batch_size: B.
+        world_size: Ranks; several sum up their gradients.
+    """
+    context = StepContext(0, (0,))
+    with torch.device("meta"):
+        ctr = CTRModel(schema, model, context=context, world_size=world_size, seed=0)
+    # Masks and batch statistics need generators and other ranks; without them the shapes are the same.
+    ctr.eval()
+    parameters = [p for name, p in ctr.named_parameters() if not name.startswith("embeddings.")]
+    weights = _FLOAT_BYTES * sum(p.numel() for p in parameters)
+    layout = row_layout(model)
+    num_fields = len(schema.sparse) + len(schema.dense)
+    saved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        base = tensor if tensor._base is None else tensor._base
+        saved[base] = base.numel() * base.element_size()
+        return tensor
+
+    first_order_BM = torch.empty(batch_size, num_fields * layout.first_order, device="meta", requires_grad=True)
+    vectors_BMD = torch.empty(batch_size, num_fields, layout.num_factors, device="meta", requires_grad=True)
+    with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+        logits = ctr.head_sum(first_order_BM, vectors_BMD, torch.empty(batch_size, device="meta"))
+        of_parameters = {id(p) for p in parameters}
+        kept = sum(size for tensor, size in saved.items() if id(tensor) not in of_parameters)
+        logits.sum().backward()
+    rows = _FLOAT_BYTES * batch_size * num_fields * layout.width
+    return DenseCost(
+        parameter_bytes=weights,
+        gradient_bytes=weights * (2 if world_size > 1 else 1),
+        optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
+        # The rows as they come from the lookup, and their gradient on the way back.
+        activation_bytes=kept + 2 * rows,
+        flops=counter.get_total_flops(),
+    )

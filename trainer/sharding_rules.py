@@ -1,0 +1,120 @@
+"""What the planner may do with each table, and what a backend cannot do at all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+from torchrec.distributed.planner.types import ParameterConstraints
+from torchrec.distributed.types import CacheParams
+
+from data.schema import Schema
+from data.structured import suggestion
+from trainer.config import ClusterConfig, ShardingConfig
+from trainer.errors import ConfigError
+from trainer.model.embeddings import TABLE_PREFIX
+
+_CPU_KERNELS = {"fused"}
+_COMMS = {"cpu": {"fp16"}, "cuda": {"fp16", "bf16", "fp8"}}
+_SUMMED_OVER_RANKS = {"row_wise", "table_row_wise", "grid_shard"}
+_A_SHARD_FOR_EACH_RANK = {"row_wise", "data_parallel"}
+_A_SHARD_FOR_EACH_RANK_OF_A_HOST = {"table_row_wise", "grid_shard", "table_column_wise"}
+
+_MAX_SHARDS = 20_000
+"""Beyond, TorchRec's planner takes minutes: its time goes with the shards of all options of all tables."""
+
+
+def check_sharding(config: ShardingConfig, schema: Schema, device_type: str) -> None:
+    """Refuses what a backend lacks and what would change nothing; TorchRec is silent about much of it.
+
+    Raises:
+        ConfigError: The message names the key and what there is instead.
+    """
+    missing = sorted(config.all_kernels - _CPU_KERNELS) if device_type == "cpu" else []
+    if missing:
+        raise ConfigError(
+            f"sharding.kernels: {', '.join(missing)} need a GPU, and this job is on cpu, whose one kernel is fused; "
+            "use sharding.kernels=[fused], or device=cuda."
+        )
+    _check_comms(config, device_type)
+    caches = any(rule.cache_load_factor for rule in config.tables) or config.cache_load_factor
+    if caches and "fused_uvm_caching" not in config.all_kernels:
+        raise ConfigError(
+            "sharding.cache_load_factor is given, but no table may have a cache; add fused_uvm_caching to "
+            "sharding.kernels, or leave it out."
+        )
+    names = [table.name for table in schema.tables()]
+    for place, rule in enumerate(config.tables):
+        if not any(fnmatchcase(name, rule.match) for name in names):
+            raise ConfigError(
+                f"sharding.tables[{place}].match is '{rule.match}', which matches no table."
+                f"{suggestion(rule.match, names)}"
+            )
+
+
+def _check_comms(config: ShardingConfig, device_type: str) -> None:
+    lacking = sorted(config.comms.precisions - _COMMS[device_type])
+    if lacking:
+        raise ConfigError(
+            f"sharding.comms: {', '.join(lacking)} is not to be had on {device_type}; "
+            f"use one of fp32, {', '.join(sorted(_COMMS[device_type]))}."
+        )
+    types = {*config.types, *(name for rule in config.tables for name in rule.types or [])}
+    summed = sorted(types & _SUMMED_OVER_RANKS)
+    if "fp8" in config.comms.precisions and summed:
+        raise ConfigError(
+            f"sharding.comms: fp8 cannot be summed up between ranks, as {', '.join(summed)} would need; "
+            "use bf16 or fp16, or sharding.types without them."
+        )
+
+
+def constraints(
+    config: ShardingConfig, schema: Schema, cluster: ClusterConfig, *, row_bytes: int, rank_bytes: int
+) -> dict[str, ParameterConstraints]:
+    """What TorchRec's planner may choose from, by its name of a table.
+
+    Args:
+        config: Types, kernels and rules.
+        schema: The tables and their features.
+        cluster: Hosts and ranks.
+        row_bytes: Of a table's row with its optimizer states.
+        rank_bytes: Of memory for tables on a rank.
+    """
+    lengths = {feature.name: float(feature.max_length) for feature in schema.sparse}
+    found = {}
+    for table in schema.tables():
+        types = _setting(config, table.name, "types", config.types)
+        if len(schema.tables()) * cluster.world_size > _MAX_SHARDS:
+            types = _affordable(types, table.num_embeddings * row_bytes, cluster, rank_bytes)
+        kernels = _setting(config, table.name, "kernels", config.kernels)
+        factor = _setting(config, table.name, "cache_load_factor", config.cache_load_factor)
+        pooling = _setting(config, table.name, "pooling_factor", None)
+        found[f"{TABLE_PREFIX}{table.name}"] = ParameterConstraints(
+            sharding_types=types,
+            compute_kernels=["dense", *kernels],
+            min_partition=_setting(config, table.name, "min_partition", None),
+            # A list holds max_length values at most: what is planned for is never exceeded.
+            pooling_factors=[pooling or lengths[name] for name in table.features],
+            cache_params=CacheParams(load_factor=factor) if factor and "fused_uvm_caching" in kernels else None,
+        )
+    return found
+
+
+def _setting(config: ShardingConfig, table: str, key: str, default: Any) -> Any:
+    """What the last rule for a table that gives a key says."""
+    values = [getattr(rule, key) for rule in config.tables if fnmatchcase(table, rule.match)]
+    return next((value for value in reversed(values) if value is not None), default)
+
+
+def _affordable(types: Sequence[str], table_bytes: int, cluster: ClusterConfig, rank_bytes: int) -> list[str]:
+    """The types of few shards, for a table that they can hold: in a plan of many tables over many ranks."""
+    few = [name for name in types if name not in _A_SHARD_FOR_EACH_RANK]
+    on_a_host = any(name in _A_SHARD_FOR_EACH_RANK_OF_A_HOST for name in few)
+    room = rank_bytes * (cluster.ranks_per_node if on_a_host else 1)
+    if not few or table_bytes > room / 2:
+        return list(types)
+    if "table_wise" in few and table_bytes <= rank_bytes / 4:
+        # Every further option costs a search step over all tables; these are placed well as they are.
+        return [name for name in few if name in ("table_wise", "column_wise")]
+    return few
