@@ -58,8 +58,8 @@ def _say_lanes(config: PlanConfig) -> None:
 
 def _write(out: Path, result: Estimate | None, rungs: list[Rung], config: PlanConfig) -> None:
     out.mkdir(parents=True, exist_ok=True)
-    figures = {"name": config.name, "plan": None if result is None else as_json(result)}
-    figures["ladder"] = [rung.figures() for rung in rungs]
+    plan = None if result is None else as_json(result)
+    figures = {"name": config.name, "plan": plan, "ladder": [rung.figures() for rung in rungs]}
     (out / "plan.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     (out / "plan.html").write_text(page(result, rungs, config), encoding="utf-8")
     print(f"\nreport: {out / 'plan.html'} and {out / 'plan.json'}", flush=True)

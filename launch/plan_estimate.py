@@ -9,26 +9,24 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from torchrec.distributed.planner.types import ShardingOption
-from torchrec.modules.embedding_configs import DataType
-from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from data.schema import Schema
 from trainer.cluster import memory_of_rank
 from trainer.config import ClusterConfig
 from trainer.config.plan import PlanConfig
 from trainer.dense_cost import DenseCost, dense_cost
-from trainer.model.ctr import CTRModel, row_layout
-from trainer.model.embeddings import TABLE_PREFIX
-from trainer.model.step_context import StepContext
-from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer, state_bytes
+from trainer.errors import ConfigError
+from trainer.model.ctr import row_layout
+from trainer.model.embeddings import TABLE_PREFIX, embedding_tables
+from trainer.optimizer import TABLE_BYTES, check_sparse_optimizer, fuse_sparse_optimizer, row_bytes, state_bytes
 from trainer.sharding import plan_sharding
 from trainer.sharding_rules import check_sharding
 
 USES = ("tables", "optimizer", "gradients", "buffers", "dense", "activations")
 PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch")
 _PERF = {"prefetch": "prefetch_compute"}
-_ELEMENT_BYTES = {"fp32": 4, "fp16": 2}
 _COPIES_OF_INPUT = 20
 """Of a batch's ids on a rank: two batches in the pipeline with ten internal copies each, as TorchRec counts."""
 
@@ -70,6 +68,7 @@ class Estimate:
         reserved: Bytes of it that are left free.
         embedding_ms: Milliseconds of the tables' work by part, [world_size] each.
         dense: Of the dense part on each rank.
+        dense_tflops: Peak of its matrix products in their precision.
         dense_ms: Milliseconds of its matrix products.
         all_reduce_ms: Milliseconds for the sum of its gradients.
     """
@@ -83,6 +82,7 @@ class Estimate:
     reserved: int
     embedding_ms: dict[str, np.ndarray]
     dense: DenseCost
+    dense_tflops: float
     dense_ms: float
     all_reduce_ms: float
 
@@ -133,13 +133,18 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
     """
     cluster, sparse = config.cluster, config.optimizer.sparse
     check_sharding(config.sharding, schema, cluster.device)
-    check_sparse_optimizer(sparse, config.sharding, torch.device(cluster.device))
+    check_sparse_optimizer(sparse, config.sharding, config.precision, torch.device(cluster.device))
     batch_size = -(-config.global_batch_size // cluster.world_size)
     dense = dense_cost(
-        schema, config.model, config.optimizer.dense, batch_size=batch_size, world_size=cluster.world_size
+        schema,
+        config.model,
+        config.precision,
+        config.optimizer.dense,
+        batch_size=batch_size,
+        world_size=cluster.world_size,
     )
     inputs = int(8 * batch_size * sum(feature.max_length for feature in schema.sparse) * _COPIES_OF_INPUT)
-    width, element = row_layout(config.model).width, _ELEMENT_BYTES[config.row_dtype]
+    width = row_layout(config.model).width
     plan = plan_sharding(
         _meta_model(config, schema),
         config.sharding,
@@ -147,14 +152,14 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
         cluster,
         batch_size=batch_size,
         fixed_bytes=dense.total_bytes + inputs,
-        row_bytes=element * width + state_bytes(width, sparse),
+        row_bytes=row_bytes(width, sparse, config.precision),
     )
     places = {f"{TABLE_PREFIX}{table.name}": place for place, table in enumerate(schema.tables())}
     options = sorted(plan.options, key=lambda option: places[option.name])
     memory, host = _memory(options, config, dense, inputs)
     capacity = memory_of_rank(cluster, config.sharding)
     own = capacity[cluster.device == "cpu"]
-    flops_per_ms = cluster.dense_tflops * 1e9 * cluster.dense_utilization
+    flops_per_ms = _peak(config) * 1e9 * cluster.dense_utilization
     return Estimate(
         cluster=cluster,
         batch_size=batch_size,
@@ -165,26 +170,23 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
         reserved=int(own * config.sharding.reserved_fraction),
         embedding_ms=_times(options, cluster.world_size),
         dense=dense,
+        dense_tflops=_peak(config),
         dense_ms=dense.flops / flops_per_ms,
         all_reduce_ms=_all_reduce_ms(dense.parameter_bytes, cluster),
     )
 
 
-def _meta_model(config: PlanConfig, schema: Schema) -> CTRModel:
-    with torch.device("meta"):
-        model = CTRModel(schema, config.model, context=StepContext(0, (0,)), world_size=1, seed=0)
-    if config.row_dtype == "fp16":
-        tables = [dataclasses.replace(t, data_type=DataType.FP16) for t in model.embeddings.embedding_bag_configs()]
-        model.embeddings = EmbeddingBagCollection(
-            tables=tables, device=torch.device("meta"), is_weighted=schema.weighted_bags
-        )
-    fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
-    return model
+def _meta_model(config: PlanConfig, schema: Schema) -> nn.Module:
+    """Nothing but the tables, under the name that they have in the model."""
+    half = config.precision.tables == "fp16"
+    tables = embedding_tables(schema, row_layout(config.model), half=half)
+    fuse_sparse_optimizer(tables, config.optimizer.sparse)
+    return nn.ModuleDict({"embeddings": tables})
 
 
 def _shard_bytes(option: ShardingOption, config: PlanConfig) -> list[tuple[int, int]]:
     """(rows, optimizer states) of each shard; states are float32, whatever the rows are."""
-    element = _ELEMENT_BYTES[config.row_dtype]
+    element = TABLE_BYTES[config.precision.tables]
     return [
         (element * prod(shard.size), shard.size[0] * state_bytes(shard.size[1], config.optimizer.sparse))
         for shard in option.shards
@@ -245,6 +247,16 @@ def _times(options: list[ShardingOption], world_size: int) -> dict[str, np.ndarr
             for part in PARTS:
                 times[part][shard.rank] += getattr(shard.perf, _PERF.get(part, part))
     return times
+
+
+def _peak(config: PlanConfig) -> float:
+    """TFLOP/s of matrix products in the configured precision."""
+    peaks, precision = config.cluster.dense_tflops, config.precision.dense
+    if precision not in peaks:
+        raise ConfigError(
+            f"cluster.dense_tflops has {', '.join(sorted(peaks))}, but precision.dense is '{precision}'; add its peak."
+        )
+    return peaks[precision]
 
 
 def _all_reduce_ms(num_bytes: int, cluster: ClusterConfig) -> float:

@@ -72,8 +72,9 @@ def _changes(config: PlanConfig) -> Iterator[tuple[str, str, PlanConfig]]:
         kernels = [*config.sharding.kernels, "fused_uvm_caching"]
         config = dataclasses.replace(config, sharding=dataclasses.replace(config.sharding, kernels=kernels))
         yield "+ UVM caching", f"sharding.kernels=[{','.join(kernels)}]", config
-    if config.row_dtype != "fp16":
-        yield "+ half-precision rows", "row_dtype=fp16", dataclasses.replace(config, row_dtype="fp16")
+    if config.precision.tables != "fp16":
+        half = dataclasses.replace(config.precision, tables="fp16")
+        yield "+ half-precision rows", "precision.tables=fp16", dataclasses.replace(config, precision=half)
 
 
 def _try(name: str, overrides: str, config: PlanConfig, schema: Schema) -> Rung:

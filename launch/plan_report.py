@@ -39,14 +39,14 @@ def text(result: Estimate, config: PlanConfig) -> str:
 
 def ladder_text(rungs: Sequence[Rung]) -> str:
     """The ladder as text."""
-    return "\nladder (each rung of the upper part on top of the last; more ranks alone)\n" + _lines(*ladder_table(rungs))
+    return "\nladder (each rung of the upper part on top of the last; more ranks alone)\n" + _lines(
+        *ladder_table(rungs)
+    )
 
 
 def memory_table(result: Estimate) -> tuple[Sequence[str], list[Sequence[str]]]:
     """Memory of a rank by use: the mean, the fullest rank, its number."""
-    rows: list[Sequence[str]] = []
-    for use in USES:
-        rows.append(_spread(use, result.memory[use]))
+    rows: list[Sequence[str]] = [_spread(use, result.memory[use]) for use in USES]
     rows.append(("reserve", *(_gib(result.reserved),) * 2, ""))
     rows.append(_spread("total", result.memory_of_ranks + result.reserved))
     rows.append(("capacity", *(_gib(result.capacity[0]),) * 2, ""))
@@ -129,10 +129,11 @@ def page(result: Estimate | None, rungs: Sequence[Rung], config: PlanConfig) -> 
 
 def _headline(result: Estimate, config: PlanConfig) -> str:
     cluster = result.cluster
-    total = sum(sum(t.shard_bytes) for t in result.tables)
+    total, rows = sum(sum(t.shard_bytes) for t in result.tables), sum(t.rows for t in result.tables)
+    kinds = f"{config.optimizer.sparse.name}, {config.precision.tables} rows"
     return (
-        f"{config.name} on {cluster.name}: {len(result.tables):,} tables of {sum(t.rows for t in result.tables):,} rows, "
-        f"{total / _GIB:,.1f} GiB with optimizer states ({config.optimizer.sparse.name}, {config.row_dtype} rows), over "
+        f"{config.name} on {cluster.name}: {len(result.tables):,} tables of {rows:,} rows, "
+        f"{total / _GIB:,.1f} GiB with optimizer states ({kinds}), over "
         f"{cluster.world_size:,} ranks ({cluster.nodes} x {cluster.ranks_per_node} {cluster.device}); "
         f"{result.batch_size:,} rows of a step on each"
     )
@@ -153,7 +154,7 @@ def _assumptions(result: Estimate) -> str:
     return (
         "Assumed: tables as TorchRec's planner estimates them; dense matrix products "
         f"({result.dense.flops / 1e9:,.1f} GFLOP a rank and step) at {100 * cluster.dense_utilization:.0f} % of "
-        f"{cluster.dense_tflops:g} TFLOP/s; its gradients in a ring; nothing overlapped; data never waited for."
+        f"{result.dense_tflops:g} TFLOP/s; its gradients in a ring; nothing overlapped; data never waited for."
     )
 
 
@@ -174,9 +175,9 @@ def _picture(result: Estimate) -> str:
     if tables <= _MAX_LINES:
         left.set_xticks(range(tables), [t.name for t in result.tables], rotation=90, fontsize=7)
     figure.colorbar(image, ax=left, label="GiB", location="left")
-    start = np.zeros(ranks)
+    start, edges = np.zeros(ranks), np.repeat(np.arange(ranks + 1) - 0.5, 2)[1:-1]
     for use, values in result.memory.items():
-        right.barh(range(ranks), values / _GIB, left=start, height=1, label=use)
+        right.fill_betweenx(edges, _steps(start), _steps(start + values / _GIB), label=use, linewidth=0)
         start += values / _GIB
     right.axvline(result.capacity[0] / _GIB, color="#b03030")
     right.set_xlabel("GiB of memory")
@@ -184,6 +185,11 @@ def _picture(result: Estimate) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg")
     return "<svg" + out.getvalue().partition("<svg")[2]
+
+
+def _steps(values: np.ndarray) -> np.ndarray:
+    """Each value at both edges of its rank, so that neighbours meet in a step."""
+    return np.repeat(values, 2)
 
 
 def _spread(name: str, values: np.ndarray) -> Sequence[str]:
@@ -210,7 +216,9 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     cells = [header, *rows]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
     return "\n".join(
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in cells
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torchrec.distributed.model_parallel import DistributedModelParallel
+from torchrec.distributed.types import ShardingPlan
 
 from data.loader import BatchLoader
 from data.schema import Schema
@@ -69,20 +70,28 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
     batch_size = loader.order.rows_per_lane_step * len(loader.lanes)
     dense = dense_cost(
-        schema, config.model, config.optimizer.dense, batch_size=batch_size, world_size=worker.world_size
+        schema,
+        config.model,
+        config.precision,
+        config.optimizer.dense,
+        batch_size=batch_size,
+        world_size=worker.world_size,
     )
-    # On rank 0 alone: hosts may differ by what they detect, but the plan must be one.
-    plan = on_main(
-        lambda: plan_sharding(
+
+    def make_plan() -> ShardingPlan:
+        plan = plan_sharding(
             model,
             config.sharding,
             schema,
             detected_cluster(worker),
             batch_size=batch_size,
             fixed_bytes=dense.total_bytes,
-            row_bytes=row_bytes(layout.width, config.optimizer.sparse),
-        ).sharding
-    )
+            row_bytes=row_bytes(layout.width, config.optimizer.sparse, config.precision),
+        )
+        return plan.sharding
+
+    # On rank 0 alone: hosts may differ by what they detect, but the plan must be one.
+    plan = on_main(make_plan)
     sharded = shard(model, plan, config.sharding, worker)
     initialize_tables(
         sharded.state_dict(),

@@ -1,4 +1,4 @@
-"""What the dense part of a model costs in a step: memory and arithmetic, found without either, on the meta device.
+"""What the dense part of a model costs in a step: memory and arithmetic, found without either, on fake tensors.
 
 B: rows of a step on one rank, M: fields, D: factors.
 """
@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from data.schema import Schema
-from trainer.config import DenseOptimizerConfig, ModelConfig
-from trainer.model.ctr import CTRModel, row_layout
+from trainer.config import DenseOptimizerConfig, ModelConfig, PrecisionConfig
+from trainer.model.ctr import CTRModel, HeadSum, row_layout
 from trainer.model.step_context import StepContext
 
 _OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "adam": 2, "adamw": 2}
@@ -50,26 +52,49 @@ class DenseCost:
 
 
 def dense_cost(
-    schema: Schema, model: ModelConfig, optimizer: DenseOptimizerConfig, *, batch_size: int, world_size: int
+    schema: Schema,
+    model: ModelConfig,
+    precision: PrecisionConfig,
+    optimizer: DenseOptimizerConfig,
+    *,
+    batch_size: int,
+    world_size: int,
 ) -> DenseCost:
     """Counts what the dense part would take; nothing is allocated or computed.
 
     Args:
         schema: The features.
         model: The heads.
+        precision: Of their matrix products.
         optimizer: Of the dense part.
         batch_size: B.
         world_size: Ranks; several sum up their gradients.
     """
-    context = StepContext(0, (0,))
-    with torch.device("meta"):
-        ctr = CTRModel(schema, model, context=context, world_size=world_size, seed=0)
-    # Masks and batch statistics need generators and other ranks; without them the shapes are the same.
-    ctr.eval()
-    parameters = [p for name, p in ctr.named_parameters() if not name.startswith("embeddings.")]
-    weights = _FLOAT_BYTES * sum(p.numel() for p in parameters)
     layout = row_layout(model)
     num_fields = len(schema.sparse) + len(schema.dense)
+    with FakeTensorMode():
+        ctr = CTRModel(schema, model, precision, context=StepContext(0, (0,)), world_size=world_size, seed=0)
+        # Masks and batch statistics need generators and other ranks; without them the shapes are the same.
+        ctr.eval()
+        parameters = [p for name, p in ctr.named_parameters() if not name.startswith("embeddings.")]
+        first_order_BM = torch.empty(batch_size, num_fields * layout.first_order, requires_grad=True)
+        vectors_BMD = torch.empty(batch_size, num_fields, layout.num_factors, requires_grad=True)
+        kept_bytes, flops = _run(ctr.head_sum, parameters, first_order_BM, vectors_BMD)
+    weights = _FLOAT_BYTES * sum(p.numel() for p in parameters)
+    return DenseCost(
+        parameter_bytes=weights,
+        gradient_bytes=weights * (2 if world_size > 1 else 1),
+        optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
+        # The rows as they come from the lookup, and their gradient on the way back.
+        activation_bytes=kept_bytes + 2 * _FLOAT_BYTES * batch_size * num_fields * layout.width,
+        flops=flops,
+    )
+
+
+def _run(
+    heads: HeadSum, parameters: list[nn.Parameter], first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor
+) -> tuple[int, int]:
+    """Bytes that a forward pass keeps, and the operations of it and of the backward pass."""
     saved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
@@ -77,19 +102,9 @@ def dense_cost(
         saved[base] = base.numel() * base.element_size()
         return tensor
 
-    first_order_BM = torch.empty(batch_size, num_fields * layout.first_order, device="meta", requires_grad=True)
-    vectors_BMD = torch.empty(batch_size, num_fields, layout.num_factors, device="meta", requires_grad=True)
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        logits = ctr.head_sum(first_order_BM, vectors_BMD, torch.empty(batch_size, device="meta"))
-        of_parameters = {id(p) for p in parameters}
-        kept = sum(size for tensor, size in saved.items() if id(tensor) not in of_parameters)
+        logits = heads(first_order_BM, vectors_BMD, torch.empty(len(vectors_BMD)))
+        known = {id(p) for p in parameters}
+        kept_bytes = sum(size for tensor, size in saved.items() if id(tensor) not in known)
         logits.sum().backward()
-    rows = _FLOAT_BYTES * batch_size * num_fields * layout.width
-    return DenseCost(
-        parameter_bytes=weights,
-        gradient_bytes=weights * (2 if world_size > 1 else 1),
-        optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
-        # The rows as they come from the lookup, and their gradient on the way back.
-        activation_bytes=kept + 2 * rows,
-        flops=counter.get_total_flops(),
-    )
+    return kept_bytes, counter.get_total_flops()

@@ -24,6 +24,9 @@ _SPARSE: dict[str, type[torch.optim.Optimizer]] = {
     "rowwise_adagrad": torchrec.optim.RowWiseAdagrad,
     "adam": torch.optim.Adam,
 }
+TABLE_BYTES = {"fp32": 4, "fp16": 2}
+"""Of a number in a table."""
+
 _DENSE: dict[str, type[torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "adagrad": torch.optim.Adagrad,
@@ -72,9 +75,9 @@ def state_bytes(width: int, config: SparseOptimizerConfig) -> int:
     return {"sgd": 0, "adagrad": 4 * width, "rowwise_adagrad": 4, "adam": 8 * width}[config.name]
 
 
-def row_bytes(width: int, config: SparseOptimizerConfig) -> int:
-    """Bytes of a table row of ``width`` floats with its optimizer states."""
-    return 4 * width + state_bytes(width, config)
+def row_bytes(width: int, config: SparseOptimizerConfig, precision: PrecisionConfig) -> int:
+    """Bytes of a table row of ``width`` numbers with its optimizer states, which are float32 in any case."""
+    return TABLE_BYTES[precision.tables] * width + state_bytes(width, config)
 
 
 class Optimizers:

@@ -96,7 +96,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": {"dense": {"lr": float("nan")}}}, "optimizer.dense.lr is nan, but must be a positive number."),
     ({"optimizer": {"dense": {"weight_decay": -1}}}, "optimizer.dense.weight_decay is -1.0, but must be 0 or"),
     ({"optimizer": {"dense": {"max_grad_norm": 0}}}, "optimizer.dense.max_grad_norm is 0.0, but must be a positive"),
-    ({"optimizer": {"schedule": {"name": "step"}}}, "optimizer.schedule.name is 'step', which is unknown."),
+    ({"optimizer": {"schedule": {"name": "stepp"}}}, "optimizer.schedule.name is 'stepp', which is unknown."),
     ({"optimizer": {"schedule": {"final": 2}}}, "optimizer.schedule.final is 2.0, but must be between 0 and 1."),
     ({"sharding": {"types": []}}, "sharding.types is [], but must be at least one sharding type."),
     ({"sharding": {"types": ["rows"]}}, "sharding.types is 'rows', which is unknown."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
@@ -30,7 +30,7 @@ class ClusterConfig:
         host_link_gb_per_s: Between a GPU and its host's main memory.
         intra_node_gb_per_s: Between a rank and the others of its host.
         inter_node_gb_per_s: Between a rank and other hosts.
-        dense_tflops: Peak of a rank in the matrix products of the dense part, in 10^12 operations a second.
+        dense_tflops: Peak of a rank in matrix products by precision.dense, in 10^12 operations a second.
         dense_utilization: The share of the peak that the dense part reaches.
     """
 
@@ -45,7 +45,7 @@ class ClusterConfig:
     host_link_gb_per_s: float = 32.0
     intra_node_gb_per_s: float = 600.0
     inter_node_gb_per_s: float = 12.5
-    dense_tflops: float = 1.0
+    dense_tflops: dict[str, float] = field(default_factory=lambda: {"fp32": 1.0})
     dense_utilization: float = 0.4
 
     def __post_init__(self) -> None:
@@ -56,7 +56,8 @@ class ClusterConfig:
         for key in ("ddr_gib", "hbm_gb_per_s", "ddr_gb_per_s", "host_link_gb_per_s", "intra_node_gb_per_s"):
             positive(getattr(self, key), f"cluster.{key}")
         positive(self.inter_node_gb_per_s, "cluster.inter_node_gb_per_s")
-        positive(self.dense_tflops, "cluster.dense_tflops")
+        for precision, peak in self.dense_tflops.items():
+            positive(peak, f"cluster.dense_tflops.{precision}")
         check(0 < self.dense_utilization <= 1, "cluster.dense_utilization", self.dense_utilization, "above 0, up to 1")
 
     @property

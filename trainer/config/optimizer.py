@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from trainer.config.rules import at_least, check, one_of, positive
 
 SPARSE_OPTIMIZERS = ("sgd", "adagrad", "rowwise_adagrad", "adam")
 DENSE_OPTIMIZERS = ("sgd", "adagrad", "adam", "adamw")
-SCHEDULES = ("constant", "linear", "cosine")
+SCHEDULES = ("constant", "linear", "cosine", "polynomial", "step", "inverse_sqrt")
 
 
 @dataclass
@@ -55,16 +56,28 @@ class DenseOptimizerConfig:
 
 @dataclass
 class ScheduleConfig:
-    """The factor on both learning rates: linear warm-up, then constant, linear or cosine to ``final``."""
+    """The factor on both learning rates: linear warm-up, then a shape; :mod:`trainer.lr_schedule` has the formulas.
+
+    ``power`` is that of ``polynomial``; ``milestones`` (steps of the run) and ``gamma`` are those of ``step``.
+    """
 
     name: str = "constant"
     warmup_steps: int = 0
     final: float = 0.0
+    power: float = 2.0
+    milestones: list[int] = field(default_factory=list)
+    gamma: float = 0.1
 
     def __post_init__(self) -> None:
         one_of(SCHEDULES, self.name, "optimizer.schedule.name")
         at_least(0, self.warmup_steps, "optimizer.schedule.warmup_steps")
         check(0 <= self.final <= 1, "optimizer.schedule.final", self.final, "between 0 and 1")
+        positive(self.power, "optimizer.schedule.power")
+        check(0 < self.gamma <= 1, "optimizer.schedule.gamma", self.gamma, "above 0 and up to 1")
+        places = self.milestones
+        rising = all(a < b for a, b in pairwise([self.warmup_steps, *places]))
+        rule = "rising steps beyond the warm-up, for the schedule step and for no other"
+        check(rising and bool(places) == (self.name == "step"), "optimizer.schedule.milestones", places, rule)
 
 
 @dataclass

@@ -1,0 +1,178 @@
+"""A plan without GPUs, data or torchrun: what it prints adds up, and what does not fit is said with remedies."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+
+from data.schema import load_schema
+from launch.plan_estimate import Estimate, as_json, estimate, imbalance
+from launch.plan_ladder import climb
+from launch.plan_report import ladder_text, page, text
+from tests.launch.processes import ROOT, run_python
+from trainer.config import to_config
+from trainer.config.plan import PlanConfig
+from trainer.errors import ConfigError
+
+CRITEO = ["experiment=criteo_1tb", f"data.schema={ROOT / 'data/schemas/criteo_1tb.yaml'}"]
+ADULT = ["experiment=adult", f"data.schema={ROOT / 'data/samples/adult/schema.yaml'}"]
+
+
+def planned(*overrides: str) -> tuple[PlanConfig, Estimate]:
+    config = composed(*overrides)
+    return config, estimate(config, load_schema(config.data.schema))
+
+
+def composed(*overrides: str) -> PlanConfig:
+    ConfigStore.instance().store(name="train_schema", node=PlanConfig)
+    with initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        return to_config(compose("plan", list(overrides)), PlanConfig)
+
+
+def many_tables(path: Path, *, tables: int, rows: int) -> Path:
+    """A schema whose tables get smaller and smaller."""
+    shares = 1 / np.arange(1, tables + 1) ** 0.7
+    sizes = (shares / shares.sum() * rows).astype(int) + 2
+    sparse = [{"name": f"f{i}", "kind": "hash", "num_embeddings": int(size)} for i, size in enumerate(sizes)]
+    path.write_text(yaml.safe_dump({"label": "label", "sparse": sparse}), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def criteo() -> tuple[PlanConfig, Estimate]:
+    return planned(*CRITEO)
+
+
+def test_every_row_of_the_terabyte_is_somewhere_once(criteo: tuple[PlanConfig, Estimate]) -> None:
+    _, result = criteo
+    assert result.fits
+    assert len(result.tables) == 26
+    # 128 floats a row and one accumulator: by hand, not by the planner.
+    rows = 187_767_399
+    assert result.memory["tables"].sum() == rows * 128 * 4
+    assert result.memory["optimizer"].sum() == rows * 4
+    assert sum(sum(table.shard_bytes) for table in result.tables) == rows * (128 * 4 + 4)
+
+
+def test_the_dense_part_is_counted_by_its_layers(criteo: tuple[PlanConfig, Estimate]) -> None:
+    _, result = criteo
+    widths = [39 * 127, 1024, 1024, 512, 256, 1]
+    products = [a * b for a, b in pairwise(widths)]
+    # Vectors and weights of the 13 dense columns, biases of the layers and of the first order.
+    parameters = sum(products) + sum(widths[1:]) + 13 * 128 + 1
+    assert result.dense.parameter_bytes == 4 * parameters
+    # Adam's two moments; gradients and the buckets that sum them up.
+    assert result.dense.optimizer_bytes == result.dense.gradient_bytes == 8 * parameters
+    assert result.dense.flops == pytest.approx(6 * 8192 * sum(products), rel=0.01)
+    assert result.dense_ms == pytest.approx(result.dense.flops / (0.4 * 67e12) * 1000)
+
+
+def test_the_step_is_the_sum_of_its_parts_on_the_slowest_rank(criteo: tuple[PlanConfig, Estimate]) -> None:
+    _, result = criteo
+    tables_ms = sum(result.parts[part] for part in result.embedding_ms)
+    assert tables_ms == pytest.approx(result.ms_of_ranks.max())
+    assert result.step_ms == pytest.approx(tables_ms + result.dense_ms + result.all_reduce_ms)
+    assert result.bottleneck == "dense"
+
+
+def test_the_report_names_every_table_and_has_its_picture(criteo: tuple[PlanConfig, Estimate]) -> None:
+    config, result = criteo
+    shown = text(result, config)
+    assert all(f"\n{name} " in shown for name in [f"C{i}" for i in range(1, 27)])
+    assert "at 40 % of 67 TFLOP/s" in shown
+    html = page(result, [], config)
+    assert html.count("<svg") == 1
+    assert "C26" in html
+    figures = json.loads(json.dumps(as_json(result)))
+    assert figures["bottleneck"] == "dense"
+    assert len(figures["memory_bytes_of_ranks"]["tables"]) == 8
+
+
+def test_more_tables_than_a_screen_holds_are_grouped_over_many_ranks(tmp_path: Path) -> None:
+    # A stand-in for 1,000 tables over 1,024 GPUs, beyond the size from which the search is narrowed.
+    schema = many_tables(tmp_path / "schema.yaml", tables=160, rows=2_000_000_000)
+    config, result = planned("experiment=criteo_1tb", f"data.schema={schema}", "cluster=h100_8x16")
+    assert result.fits
+    rows = sum(table.num_embeddings for table in load_schema(schema).tables())
+    assert result.memory["tables"].sum() == rows * 512
+    held = {kind: [t for t in result.tables if t.sharding_type == kind] for kind in ("table_wise", "row_wise")}
+    # What one GPU cannot hold is cut, the rest lies on one rank each.
+    assert max(t.rows for t in held["table_wise"]) <= min((t.rows for t in held["row_wise"]), default=10**12)
+    # One line for each kind instead of 160.
+    assert sum("  fused  " in line for line in text(result, config).splitlines()) == len(
+        [k for k in held.values() if k]
+    )
+    assert imbalance(np.array([1.0, 3.0])) == 1.5
+
+
+def test_the_ladder_finds_what_makes_the_tables_fit() -> None:
+    config = composed(*CRITEO, "sharding.hbm_cap_gib=12", "sharding.types=[row_wise]", "ladder=true")
+    rungs = {rung.name: rung for rung in climb(config, load_schema(config.data.schema))}
+    assert list(rungs) == ["as configured", "less reserve", "+ UVM caching", "+ half-precision rows", "16 ranks"]
+    assert not rungs["as configured"].fits
+    assert rungs["+ UVM caching"].fits
+    assert rungs["16 ranks"].fits
+    cached = rungs["+ UVM caching"].result
+    assert cached is not None
+    assert cached.host.any()
+    shown = ladder_text(list(rungs.values()))
+    assert "sharding.reserved_fraction=0.05" in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["cluster=cpu_2", "sharding.kernels=[fused_uvm]"], "fused_uvm need a GPU, and this job is on cpu"),
+        (["cluster=cpu_2", "sharding.comms.forward=bf16"], "sharding.comms: bf16 is not to be had on cpu"),
+        (["sharding.comms.forward=fp8"], "fp8 cannot be summed up between ranks, as row_wise would need"),
+        (["sharding.cache_load_factor=0.1"], "sharding.cache_load_factor is given, but no table may have a cache"),
+        (["sharding.tables=[{match: 'x*'}]"], "sharding.tables[0].match is 'x*', which matches no table."),
+        (["cluster.hbm_gib=0.001"], "no plan fits 12 tables onto 8 ranks"),
+        (["cluster.nodes=0"], "cluster.nodes is 0, but must be at least 1."),
+        (["cluster.device=cpu"], "cluster.hbm_gib is 79.1, but must be given for cuda alone."),
+    ],
+)
+def test_what_cannot_be_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        planned(*ADULT, *overrides)
+    assert message in str(error.value)
+
+
+def test_rules_by_name_reach_the_planner() -> None:
+    rules = "{match: 'C*', types: [row_wise]}, {match: 'C2?', types: [column_wise], min_partition: 64}"
+    rules += ", {match: C26, types: [table_wise], kernels: [fused_uvm_caching], cache_load_factor: 0.5}"
+    _, result = planned(*CRITEO, f"sharding.tables=[{rules}]", "sharding.comms={forward: fp16, backward: bf16}")
+    kinds = {table.name: (table.sharding_type, table.kernel, len(table.ranks)) for table in result.tables}
+    assert kinds["C1"] == ("row_wise", "fused", 8)
+    assert kinds["C20"] == ("column_wise", "fused", 2)
+    assert kinds["C26"] == ("table_wise", "fused_uvm_caching", 1)
+    # 36 rows of 128 floats and their accumulators in main memory.
+    assert result.host.sum() == 36 * (512 + 4)
+
+
+def test_half_precision_communication_takes_less_time(criteo: tuple[PlanConfig, Estimate]) -> None:
+    _, halved = planned(*CRITEO, "sharding.comms={forward: fp16, backward: fp16}")
+    assert halved.parts["fwd_comms"] < 0.75 * criteo[1].parts["fwd_comms"]
+
+
+def test_the_command_prints_and_writes_the_plan(tmp_path: Path) -> None:
+    done = run_python("launch/plan.py", "experiment=adult", "cluster=cpu_2", f"out={tmp_path}")
+    assert done.exit_code == 0, done.stderr
+    assert "It fits." in done.stdout
+    figures: dict[str, Any] = json.loads((tmp_path / "plan.json").read_text())
+    assert figures["plan"]["fits"]
+    assert (tmp_path / "plan.html").is_file()
+
+
+def test_the_command_ends_with_an_error_where_nothing_fits(tmp_path: Path) -> None:
+    done = run_python("launch/plan.py", "experiment=adult", "cluster=cpu_2", "sharding.ddr_cap_gib=0.001")
+    assert done.exit_code == 2, done.stdout
+    assert "does not fit; ladder=true tries what helps" in done.stderr
