@@ -10,15 +10,16 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
-from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Stats
-from torchrec.distributed.types import ModuleSharder, ShardingEnv, ShardingPlan
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
+from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingEnv, ShardingPlan
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from data.schema import Schema
 from trainer.cluster import memory_of_rank, topology
@@ -29,6 +30,7 @@ from trainer.model.embeddings import TABLE_PREFIX
 from trainer.sharding_rules import constraints
 
 _GIB = 1 << 30
+_SUMMED_OVER_RANKS = {"row_wise", "table_row_wise", "grid_shard"}
 _MAX_GRID_PROPOSALS = 1000
 _PATIENCE = 20
 """Proposals without a better plan after which a greedy search of a large space ends."""
@@ -48,6 +50,14 @@ class Sharder(EmbeddingBagCollectionSharder):
         )
         self._kernels = sorted(config.all_kernels)
 
+    def shard(
+        self, module: EmbeddingBagCollection, params: dict[str, ParameterSharding], *args: Any, **kwargs: Any
+    ) -> ShardedEmbeddingBagCollection:
+        """The tables by a plan. All ranks must call this."""
+        sharded = super().shard(module, params, *args, **kwargs)
+        _divide_means_alone(sharded, module, params)
+        return sharded
+
     def sharding_types(self, compute_device_type: str) -> list[str]:
         """The types that the planner may choose from."""
         return self._types
@@ -55,6 +65,25 @@ class Sharder(EmbeddingBagCollectionSharder):
     def compute_kernels(self, sharding_type: str, compute_device_type: str) -> list[str]:
         """Fused, with the optimizer in the backward pass; replicas have gradients that are summed up first."""
         return ["dense"] if sharding_type == "data_parallel" else self._kernels
+
+
+def _divide_means_alone(
+    sharded: ShardedEmbeddingBagCollection, module: EmbeddingBagCollection, params: dict[str, ParameterSharding]
+) -> None:
+    """Tells TorchRec which sums it has to divide, after the ranks have summed up the parts of cut rows.
+
+    On its own it leaves the means of grid_shard as sums, and, if there is any mean to divide, divides the lists
+    of tables that are not cut by rows as well: sums become means, and means are divided twice. Silently.
+    """
+    if module.is_weighted():
+        return
+    features = sharded._pooling_type_to_rs_features
+    features.clear()
+    for table in module.embedding_bag_configs():
+        divides = table.pooling is PoolingType.MEAN and params[table.name].sharding_type in _SUMMED_OVER_RANKS
+        # What is listed as a sum is divided by 1.
+        features[(PoolingType.MEAN if divides else PoolingType.SUM).value].extend(table.feature_names)
+    sharded._has_mean_pooling_callback = PoolingType.MEAN.value in features
 
 
 class Reservation(FixedPercentageStorageReservation):

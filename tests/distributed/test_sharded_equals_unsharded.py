@@ -111,10 +111,8 @@ def step_reference(
 @pytest.mark.parametrize(
     ("sharding", "optimizer"),
     [
-        ("table_wise", "sgd"),
         ("table_wise", "adagrad"),
         ("row_wise", "sgd"),
-        ("row_wise", "adagrad"),
         ("data_parallel", "adagrad"),
         ("data_parallel", "adam"),
     ],
