@@ -224,8 +224,8 @@ def _memory(
             memory["buffers"][shard.rank] += max(0, counted - int(share * rows * (1 + multiplier)))
             memory["tables"][shard.rank] += int(share * rows)
             memory["optimizer"][shard.rank] += int(share * states)
-            # Replicas have gradients of whole tables, and DDP's buckets to sum them up.
-            memory["gradients"][shard.rank] += replicated * rows * (2 if world_size > 1 else 1)
+            # Replicas have gradients of whole tables.
+            memory["gradients"][shard.rank] += replicated * rows
             host[shard.rank] += in_main * (rows + states)
     memory["buffers"] += inputs
     memory["dense"] += dense.resident_bytes

@@ -28,7 +28,7 @@ class DenseCost:
 
     Attributes:
         parameter_bytes: Weights.
-        gradient_bytes: Gradients, and the buckets in which DDP sums them up over several ranks.
+        gradient_bytes: Gradients; they lie in the buckets in which DDP sums them up.
         optimizer_bytes: The optimizer's states.
         activation_bytes: What the forward pass keeps for the backward pass, the looked-up rows included.
         flops: Of the matrix products, forward and backward.
@@ -83,7 +83,7 @@ def dense_cost(
     weights = _FLOAT_BYTES * sum(p.numel() for p in parameters)
     return DenseCost(
         parameter_bytes=weights,
-        gradient_bytes=weights * (2 if world_size > 1 else 1),
+        gradient_bytes=weights,
         optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
         # The rows as they come from the lookup, and their gradient on the way back.
         activation_bytes=kept_bytes + 2 * _FLOAT_BYTES * batch_size * num_fields * layout.width,
