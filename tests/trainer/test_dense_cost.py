@@ -1,0 +1,45 @@
+"""The dense part's memory and arithmetic, counted without allocating it, for every model that there is."""
+
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from data.schema import load_schema
+from tests.trainer.test_config import CONFIGS, composed
+from trainer.config import TrainConfig
+from trainer.dense_cost import DenseCost, dense_cost
+from trainer.model.ctr import CTRModel
+from trainer.model.step_context import StepContext
+
+SCHEMA = load_schema(CONFIGS.parent / "data/samples/adult/schema.yaml")
+
+
+def cost_of(config: TrainConfig, *, batch_size: int = 64) -> DenseCost:
+    return dense_cost(
+        SCHEMA, config.model, config.precision, config.optimizer.dense, batch_size=batch_size, world_size=2
+    )
+
+
+@pytest.mark.parametrize("model", sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")))
+def test_weights_and_products_are_those_of_the_model(model: str) -> None:
+    config = composed(f"model={model}")
+    built = CTRModel(SCHEMA, config.model, config.precision, context=StepContext(0, (0,)), world_size=1, seed=0)
+    weights = sum(p.numel() for name, p in built.named_parameters() if not name.startswith("embeddings."))
+    cost = cost_of(config)
+    assert cost.parameter_bytes == cost.gradient_bytes == 4 * weights
+    assert cost.optimizer_bytes == 8 * weights
+    # Each layer multiplies forward and for two gradients; a product is two operations.
+    layers = sum(layer.weight.numel() for layer in built.modules() if isinstance(layer, nn.Linear))
+    assert cost.flops >= 6 * 64 * layers
+    assert cost_of(config, batch_size=128).flops == 2 * cost.flops
+    assert cost_of(config, batch_size=128).activation_bytes > 1.5 * cost.activation_bytes
+
+
+@pytest.mark.parametrize(
+    "overrides", [["model.network.norm=batch"], ["model.network.activation=dice"], ["precision=bf16"]]
+)
+def test_layers_that_talk_between_ranks_and_other_precisions_are_counted_in_one_process(overrides: list[str]) -> None:
+    plain, other = cost_of(composed("model.network.dropout=0.5")), cost_of(composed(*overrides))
+    assert other.flops == plain.flops
+    assert other.activation_bytes != plain.activation_bytes
