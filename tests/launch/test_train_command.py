@@ -27,7 +27,7 @@ def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
     done = run_torchrun(2, "launch/train.py", "experiment=adult", f"run_dir={tmp_path}")
     assert done.exit_code == 0, done.stderr
     figures = dict(re.findall(r"^  test (\w+) +([\d.]+)$", done.stdout, re.MULTILINE))
-    assert sorted(figures) == ["auc", "calibration", "logloss", "ne"]
+    assert set(figures) >= {"auc", "calibration", "logloss", "ne"}
     assert float(figures["auc"]) >= 0.915
     result = json.loads((tmp_path / "result.json").read_text())
     assert f"{result['metrics']['auc']:.5f}" == figures["auc"]
@@ -35,8 +35,7 @@ def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
 
     events = EventAccumulator(result["tensorboard"], size_guidance={"scalars": 0})
     events.Reload()
-    metrics = ("auc", "ne", "logloss", "calibration")
-    expected = {f"{group}/{name}" for group in ("train", "test") for name in metrics}
+    expected = {f"{group}/{name}" for group in ("train", "test") for name in figures}
     expected |= {"train/loss", "speed/samples_per_s", "speed/step_ms", "learning_rate/sparse", "learning_rate/dense"}
     expected |= {f"data/nulls/{column}" for column in ("workclass", "occupation", "native_country")}
     assert set(events.Tags()["scalars"]) == expected
