@@ -12,6 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(FLAVOR)
 WORKERS ?= 2
+TEST_JOBS ?= 2
 
 .PHONY: help setup demo test check format requirements clean
 
@@ -38,8 +39,8 @@ demo: $(STAMP)  ## Train DeepFM on UCI Adult with two workers; an interrupted de
 	@if [ -e runs/adult/result.json ]; then mv runs/adult "runs/adult-$$(date +%Y%m%d-%H%M%S)"; fi
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --standalone --nproc_per_node=$(WORKERS) launch/train.py experiment=adult
 
-test: $(STAMP)  ## Run the whole test suite.
-	$(BIN)/python -m pytest
+test: $(STAMP)  ## Run the whole test suite, in two processes (make TEST_JOBS=1 test for one).
+	$(BIN)/python -m pytest -n $(TEST_JOBS) --dist worksteal
 
 check: $(STAMP)  ## Lint, check the format and the types.
 	$(BIN)/ruff check .
