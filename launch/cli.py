@@ -26,6 +26,8 @@ from trainer.preemption import PreemptedError
 
 C = TypeVar("C")
 
+_SPEAKER_FIRST_S = 20.0
+
 
 def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
     """Composes ``configs/<name>.yaml`` with the command line, checks it and runs.
@@ -83,7 +85,14 @@ def _end(error: Exception) -> NoReturn:
     elif isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
         # Every rank composes the same command line, so one rank of each host speaks for it.
         stop_agent()
-        end_process(_message(error), code=USER_ERROR_EXIT_CODE, speak=first_of_host, is_cause=first_of_host)
+        # torchrun ends all when the first one ends: that has to be the one who speaks.
+        end_process(
+            _message(error),
+            code=USER_ERROR_EXIT_CODE,
+            speak=first_of_host,
+            is_cause=first_of_host,
+            after_s=0 if first_of_host else _SPEAKER_FIRST_S,
+        )
     elif isinstance(error, ShardFMError):
         end_process(str(error), code=USER_ERROR_EXIT_CODE)
     elif lost is not None:

@@ -23,7 +23,9 @@ _FOLLOWS_AFTER_S = 5
 _PR_SET_PDEATHSIG = 1
 
 
-def end_process(message: str, *, code: int, speak: bool = True, is_cause: bool = True) -> NoReturn:
+def end_process(
+    message: str, *, code: int, speak: bool = True, is_cause: bool = True, after_s: float = 0.0
+) -> NoReturn:
     """Ends the process at once, without waiting for threads that may hang, and closes its connections.
 
     Args:
@@ -32,6 +34,7 @@ def end_process(message: str, *, code: int, speak: bool = True, is_cause: bool =
         speak: Whether to print the message.
         is_cause: False where this process only heard of a failure. torchrun calls the earliest failure the
             root cause and prints it last, so that such a process has to come after who had the failure.
+        after_s: Seconds to leave to another process, which says the same and whose end ends this one, too.
     """
     if speak:
         sys.stderr.write(f"\nerror: {message}\n\n")
@@ -43,6 +46,7 @@ def end_process(message: str, *, code: int, speak: bool = True, is_cause: bool =
         with open(error_file, "w", encoding="utf-8") as file:
             json.dump(record, file)
     sys.stdout.flush()
+    time.sleep(after_s)
     os._exit(code)
 
 

@@ -21,11 +21,14 @@ FAULTY_JOB = str(ROOT / "tests" / "distributed" / "faulty_job.py")
 LAST = Path("checkpoints", f"step-{TOTAL_STEPS:08d}")
 
 
+NO_FAULT = {"FAULT": "none", "FAULT_RANK": "1", "FAULT_STEP": "20"}
+
+
 @pytest.fixture
 def fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPatch:
     """No fault, until a test sets one."""
     write_data(tmp_path / "data")
-    for name, value in {"FAULT": "none", "FAULT_RANK": "1", "FAULT_STEP": "20"}.items():
+    for name, value in NO_FAULT.items():
         monkeypatch.setenv(name, value)
     return monkeypatch
 
@@ -37,8 +40,9 @@ def job(tmp_path: Path, run: str, *more: str) -> list[str]:
 def test_a_restart_after_a_worker_was_killed_continues_to_the_same_bits(
     tmp_path: Path, fault: pytest.MonkeyPatch
 ) -> None:
-    whole = ForkedJob(2, job(tmp_path, "whole"), folder=tmp_path / "logs")
-    assert whole.wait() == [0, 0]
+    # The server that forks may be older than this test's environment.
+    whole = ForkedJob(2, job(tmp_path, "whole"), folder=tmp_path / "logs", environment=NO_FAULT)
+    assert whole.wait() == [0, 0], whole.output(0)
     fault.setenv("FAULT", "kill")
     done = run_torchrun(2, "--max-restarts=1", *job(tmp_path, "killed"))
     assert done.exit_code == 0, done.stderr
