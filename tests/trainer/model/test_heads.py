@@ -54,7 +54,7 @@ def flat(v: Vectors) -> list[float]:
     return [x for vector in v for x in vector]
 
 
-def expect(head: Head, formula: Any) -> None:
+def assert_follows(head: Head, formula: Any) -> None:
     first_order_BM, vectors_BMD = inputs()
     expected = [formula(w, v) for w, v in zip(first_order_BM.tolist(), vectors_BMD.tolist(), strict=True)]
     assert head(first_order_BM, vectors_BMD).tolist() == pytest.approx(expected)
@@ -93,36 +93,36 @@ class TestContract:
 def test_linear_adds_the_first_order_terms_and_the_bias() -> None:
     head = make_head("linear")
     head.load_state_dict({"bias": torch.tensor(0.25)})
-    expect(head, lambda w, v: 0.25 + sum(w))
+    assert_follows(head, lambda w, v: 0.25 + sum(w))
 
 
 def test_fm_is_the_sum_of_the_inner_products_of_all_pairs() -> None:
-    expect(make_head("fm"), lambda w, v: sum(inner(v)))
+    assert_follows(make_head("fm"), lambda w, v: sum(inner(v)))
 
 
 def test_dnn_is_a_chain_of_affine_maps_and_relus() -> None:
     head = make_head("dnn")
-    expect(head, lambda w, v: relu_network(head, flat(v)))
+    assert_follows(head, lambda w, v: relu_network(head, flat(v)))
 
 
 def test_dnn_takes_the_first_order_weights_as_fnn_does() -> None:
     head = make_head("dnn", first_order=True)
-    expect(head, lambda w, v: relu_network(head, w + flat(v)))
+    assert_follows(head, lambda w, v: relu_network(head, w + flat(v)))
 
 
 def test_inner_product_network_sees_embeddings_and_inner_products() -> None:
     head = make_head("inner_product")
-    expect(head, lambda w, v: relu_network(head, flat(v) + inner(v)))
+    assert_follows(head, lambda w, v: relu_network(head, flat(v) + inner(v)))
 
 
 def test_outer_product_network_sees_embeddings_and_summed_outer_products() -> None:
     head = make_head("outer_product")
-    expect(head, lambda w, v: relu_network(head, flat(v) + outer(v)))
+    assert_follows(head, lambda w, v: relu_network(head, flat(v) + outer(v)))
 
 
 def test_products_network_sees_both() -> None:
     head = make_head("products")
-    expect(head, lambda w, v: relu_network(head, flat(v) + inner(v) + outer(v)))
+    assert_follows(head, lambda w, v: relu_network(head, flat(v) + inner(v) + outer(v)))
 
 
 @pytest.mark.parametrize("rank", [None, 2])
@@ -140,7 +140,7 @@ def test_cross_multiplies_the_input_into_every_layer(rank: int | None) -> None:
             x = torch.stack([x0[n] * (matrix[n] @ x + bias[n]) + x[n] for n in range(M * D)])
         return affine(output, x.tolist())[0]
 
-    expect(head, formula)
+    assert_follows(head, formula)
 
 
 def test_cin_compresses_the_products_of_feature_maps() -> None:
@@ -158,4 +158,4 @@ def test_cin_compresses_the_products_of_feature_maps() -> None:
             pooled += [sum(feature_map) for feature_map in maps]
         return affine(output, pooled)[0]
 
-    expect(head, formula)
+    assert_follows(head, formula)
