@@ -4,41 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
-from torchrec.optim.keyed import KeyedOptimizer, OptimizerWrapper
+from torchrec.optim.keyed import KeyedOptimizer
 
 from data.batch import Batch
 from trainer.model.ctr import Outputs
 from trainer.nonfinite import FiniteCheck, ForwardState
 
 
-class _GatedOptimizer(OptimizerWrapper):
-    """Steps only while its gate is open."""
-
-    def __init__(self, optimizer: KeyedOptimizer) -> None:
-        super().__init__(optimizer)
-        self._is_open = True
-
-    def gate(self, *, is_open: bool) -> None:
-        """Opens or closes it for the steps that come."""
-        self._is_open = is_open
-
-    def step(self, closure: Any = None) -> None:
-        """A step, or nothing."""
-        if self._is_open:
-            super().step(closure)
-
-
 class _GuardedPipeline(TrainPipelineSparseDist[Batch, Outputs]):
     """TorchRec's pipeline, which takes no step where the loss is not finite on some rank."""
 
     def __init__(self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device) -> None:
-        self._gated = _GatedOptimizer(optimizer)
-        super().__init__(model, self._gated, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
+        super().__init__(model, optimizer, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
         self._check = FiniteCheck(device)
         self._forward_state = ForwardState(model)
         self.took_step = True
@@ -51,10 +32,10 @@ class _GuardedPipeline(TrainPipelineSparseDist[Batch, Outputs]):
 
     def _backward(self, losses: torch.Tensor) -> None:
         self.took_step = not self._check.failed()
-        self._gated.gate(is_open=self.took_step)
         if self.took_step:
             super()._backward(losses)
         else:
+            # The optimizer's step that follows finds no gradients, and so changes nothing.
             self._forward_state.put_back()
 
 
