@@ -15,6 +15,7 @@ from trainer.config import DataConfig, EvaluateConfig, TrainConfig, to_config
 from trainer.distributed import Worker, on_all, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
+from trainer.evaluation import Evaluation
 from trainer.inputs import Split, file_order, make_loader, open_dataset
 from trainer.logging.console import set_up_logging
 from trainer.watchdog import Watchdog
@@ -26,16 +27,14 @@ def run(config: EvaluateConfig) -> None:
     set_up_logging(worker)
     with process_group(worker, timeout_s=config.distributed.timeout_s):
         with Watchdog(worker, config.distributed) as watchdog:
-            split, metrics = evaluate_checkpoint(config, worker, watchdog)
+            evaluation = evaluate_checkpoint(config, worker, watchdog)
         if worker.is_main:
-            print("\n".join(f"{split} {name:<12} {value:.5f}" for name, value in metrics.items()), flush=True)
+            figures = evaluation.metrics.items()
+            print("\n".join(f"{evaluation.set} {name:<12} {value:.5f}" for name, value in figures), flush=True)
 
 
-def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchdog) -> tuple[Split, dict[str, float]]:
+def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchdog) -> Evaluation:
     """Loads a checkpoint on this world size and runs it over a split. All ranks must call this.
-
-    Returns:
-        The name of the split and its metrics.
 
     Raises:
         ShardFMError: The checkpoint is damaged, or the data's schema is not the one it was trained with.
@@ -58,7 +57,7 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchd
     assembled = assemble(dataset.schema, dataclasses.replace(trained, device=config.device), worker, loader)
     state.restore_model(path, assembled.model)
     with watchdog.doing(f"the evaluation of {split}"):
-        return split, evaluate(assembled.model, loader, worker.device, watchdog)
+        return evaluate(assembled.model, loader, worker.device, watchdog, name=split, step=manifest.step)
 
 
 def evaluated_split(config: EvaluateConfig, data: DataConfig) -> Split:

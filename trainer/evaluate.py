@@ -7,12 +7,15 @@ from torch import nn
 
 from data.loader import BatchLoader
 from trainer.data_quality import total_skipped_rows
+from trainer.evaluation import Evaluation
 from trainer.metric import MetricSet
 from trainer.watchdog import Watchdog
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device, watchdog: Watchdog) -> dict[str, float]:
+def evaluate(
+    model: nn.Module, loader: BatchLoader, device: torch.device, watchdog: Watchdog, *, name: str, step: int
+) -> Evaluation:
     """One pass over the loader's rows, every row once. All ranks must call this.
 
     Args:
@@ -20,9 +23,8 @@ def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device, watchd
         loader: In file order.
         device: Where the model is.
         watchdog: Of this rank.
-
-    Returns:
-        Each metric's name and value, the same on every rank and for every world size.
+        name: Of the evaluation set.
+        step: Steps that the model was trained for.
     """
     metrics = MetricSet(device)
     was_training = model.training
@@ -33,4 +35,5 @@ def evaluate(model: nn.Module, loader: BatchLoader, device: torch.device, watchd
             metrics.update(*outputs)
         total_skipped_rows(loader, batches)
     model.train(was_training)
-    return metrics.compute()
+    figures, curves = metrics.compute_with_curves()
+    return Evaluation(name, step, figures, curves)

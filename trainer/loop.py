@@ -16,6 +16,7 @@ from trainer.config import TrainConfig
 from trainer.data_quality import feature_counts, total_skipped_rows
 from trainer.distributed import Worker
 from trainer.evaluate import evaluate
+from trainer.evaluation import Evaluation
 from trainer.inputs import Split
 from trainer.job import Job, build
 from trainer.logging.journal import Journal, tensorboard_dir
@@ -100,7 +101,7 @@ class _Run:
         self._non_finite = NonFinitePolicy(job.config, job.train_loader, num_skipped=num_skipped)
         self._checkpoint = job.resume.path if job.resume else None
         self._done = self._saved_step = job.start_step
-        self._newest_metrics: dict[str, float] | None = None
+        self._newest: Evaluation | None = None
 
     def to_the_end(self) -> Result:
         """Trains until the epochs are over or the monitor has seen enough. All ranks must call this."""
@@ -181,14 +182,15 @@ class _Run:
 
     def _evaluate(self) -> None:
         split = self._job.watched_split
-        self._newest_metrics = self._metrics_of(split)
-        self._job.monitor.see(self._done, self._newest_metrics)
-        self._journal.evaluated(split, self._done, self._newest_metrics)
+        self._newest = self._evaluation_of(split, self._done)
+        self._job.monitor.see(self._done, self._newest.metrics)
+        self._journal.evaluated(self._newest)
         self._journal.pause()
 
-    def _metrics_of(self, split: Split) -> dict[str, float]:
+    def _evaluation_of(self, split: Split, step: int) -> Evaluation:
+        loader, device = self._job.eval_loaders[split], self._job.worker.device
         with self._watchdog.doing(f"the evaluation of {split}"), self._pipeline.detached() as plain:
-            return evaluate(plain, self._job.eval_loaders[split], self._job.worker.device, self._watchdog)
+            return evaluate(plain, loader, device, self._watchdog, name=split, step=step)
 
     def _report(self) -> None:
         """Writes the figures since the last report."""
@@ -204,16 +206,16 @@ class _Run:
     def _result(self) -> Result:
         job, monitor = self._job, self._job.monitor
         self._await_commit()
-        split, metrics = job.final_split, self._newest_metrics
+        split, evaluation = job.final_split, self._newest
         use_best = job.config.monitor.use_best and monitor.best_step not in (None, self._done)
         if use_best:
             self._take_best()
-        if metrics is None or use_best or split != job.watched_split:
-            metrics = self._metrics_of(split)
-            self._journal.evaluated(split, self._done, metrics)
+        if evaluation is None or use_best or split != job.watched_split:
+            evaluation = self._evaluation_of(split, self._done)
+            self._journal.evaluated(evaluation)
         return Result(
             split=split,
-            metrics=metrics,
+            metrics=evaluation.metrics,
             steps=self._done,
             best_step=monitor.best_step,
             resumed_at=job.start_step if job.resume else None,

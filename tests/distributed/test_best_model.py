@@ -13,6 +13,7 @@ from tests.checkpoints import assert_equal_bits, tensors_of
 from tests.ranks import results_of, run_ranks
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
+from trainer.evaluation import read_evaluation
 from trainer.loop import Result, train
 
 pytestmark = pytest.mark.distributed
@@ -85,10 +86,17 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert again.metrics == pytest.approx(whole.metrics)
 
 
-def test_without_validation_rows_the_test_split_is_watched(make_config: Callable[..., TrainConfig]) -> None:
+def test_without_validation_rows_the_test_split_is_watched(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
     result = train_on(1, make_config(epochs=1, eval_every_steps=4))
     assert sorted(curve(result, "test/auc")) == [4, 8, 9]
     assert result.split == "test"
+    files = sorted((tmp_path / "run" / "evaluations" / "test").iterdir())
+    assert [file.name for file in files] == ["step-00000004.json", "step-00000008.json", "step-00000009.json"]
+    evaluation = read_evaluation(files[-1])
+    assert evaluation.metrics == result.metrics
+    assert sum(evaluation.curves["reliability"]["weight"]) == 71
 
 
 def test_validation_rows_are_enough(make_config: Callable[..., TrainConfig], click_log: Path) -> None:

@@ -11,6 +11,7 @@ from types import TracebackType
 import yaml
 
 from trainer.config import TrainConfig
+from trainer.evaluation import Evaluation, write_evaluation
 from trainer.logging.console import Progress
 from trainer.logging.tensorboard import TensorBoard
 from trainer.throughput import Throughput
@@ -31,6 +32,7 @@ class Journal:
     def __init__(self, config: TrainConfig, *, total_steps: int, start_step: int, speak: bool) -> None:
         self._global_batch_size = config.global_batch_size
         self._config = config
+        self._speak = speak
         self._throughput = Throughput()
         self._progress = Progress(total_steps=total_steps, start_step=start_step, speak=speak)
         directory = tensorboard_dir(config) if speak and config.logging.tensorboard else None
@@ -89,12 +91,14 @@ class Journal:
         """Writes counts about the data read so far."""
         self._board.scalars("data", counts, step)
 
-    def evaluated(self, split: str, step: int, metrics: Mapping[str, float]) -> None:
-        """Writes the metrics of an evaluation of a split."""
-        self._board.scalars(split, metrics, step)
+    def evaluated(self, evaluation: Evaluation) -> None:
+        """Writes what an evaluation found: its scalars, and its file below ``<run_dir>/evaluations``."""
+        self._board.scalars(evaluation.set, evaluation.metrics, evaluation.step)
         self._board.flush()
-        figures = "  ".join(f"{name} {value:.5f}" for name, value in metrics.items())
-        logger.info("step %d  %s  %s", step, split, figures)
+        if self._speak:
+            write_evaluation(evaluation, self._config.run_dir)
+        figures = "  ".join(f"{name} {value:.5f}" for name, value in evaluation.metrics.items())
+        logger.info("step %d  %s  %s", evaluation.step, evaluation.set, figures)
 
     def __enter__(self) -> Journal:
         self._progress.__enter__()

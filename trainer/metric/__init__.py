@@ -11,6 +11,8 @@ import torch
 import torch.distributed as dist
 
 from trainer.metric.base import Metric
+from trainer.metric.curves import Curve, curves_of
+from trainer.metric.histogram import ranking
 
 
 @cache
@@ -58,8 +60,13 @@ class MetricSet:
 
     def compute(self) -> dict[str, float]:
         """The metrics over all ranks, by name. All ranks must call this."""
-        parts = self._parts(self.global_sums().cpu())
-        return {metric.name: metric.compute(sums) for metric, sums in zip(self._metrics, parts, strict=True)}
+        return self._figures(self.global_sums().cpu())
+
+    def compute_with_curves(self) -> tuple[dict[str, float], dict[str, Curve]]:
+        """The metrics and the curves over all ranks, by name. All ranks must call this."""
+        sums = self.global_sums().cpu()
+        names = [metric.name for metric in self._metrics]
+        return self._figures(sums), curves_of(ranking(self._parts(sums)[names.index("auc")]))
 
     def restore(self, global_sums: torch.Tensor) -> None:
         """Continues from saved sums, which rank 0 takes as its own. All ranks must call this."""
@@ -70,6 +77,10 @@ class MetricSet:
     def reset(self) -> None:
         """Forgets everything."""
         self._sums.zero_()
+
+    def _figures(self, sums: torch.Tensor) -> dict[str, float]:
+        parts = zip(self._metrics, self._parts(sums), strict=True)
+        return {metric.name: metric.compute(part) for metric, part in parts}
 
     def _parts(self, sums: torch.Tensor) -> list[torch.Tensor]:
         return list(sums.split([metric.num_sums for metric in self._metrics]))
