@@ -25,6 +25,8 @@ from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
 from trainer.run_config import save_config
 from trainer.sharding import plan_markdown
+from trainer.timing.observer import Observer
+from trainer.timing.stages import Stage
 from trainer.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
@@ -70,7 +72,13 @@ def train(config: TrainConfig, worker: Worker) -> Result:
     """
     with Watchdog(worker, config.distributed) as watchdog:
         job = build(config, worker)
-        journal = Journal(config, total_steps=job.total_steps, start_step=job.start_step, speak=worker.is_main)
+        journal = Journal(
+            config,
+            total_steps=job.total_steps,
+            start_step=job.start_step,
+            world_size=worker.world_size,
+            speak=worker.is_main,
+        )
         batches = job.train_loader.batches(job.start_step, job.total_steps)
         if worker.is_main:
             save_config(config)
@@ -95,8 +103,12 @@ class _Run:
         self._journal = journal
         self._preemption = preemption
         self._watchdog = watchdog
-        self._watched_batches = watchdog.reads(batches)
-        self._pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, job.worker.device)
+        self._observer = Observer(job.assembled.model, job.worker)
+        self._clock = self._observer.clock
+        self._pipeline = TrainPipeline(
+            job.assembled.model, job.optimizers.combined, job.worker.device, self._observer.clock
+        )
+        self._watched_batches = self._clock.reads(watchdog.reads(batches))
         num_skipped = job.resume.manifest.num_nonfinite_steps if job.resume else 0
         self._non_finite = NonFinitePolicy(job.config, job.train_loader, num_skipped=num_skipped)
         self._checkpoint = job.resume.path if job.resume else None
@@ -116,7 +128,8 @@ class _Run:
             last = self._done == job.total_steps
             if last or self._done % job.config.logging.every_steps == 0:
                 self._report()
-            told_to_stop = None if last else self._preemption.agreed()
+            with self._clock.during(Stage.SYNC):
+                told_to_stop = None if last else self._preemption.agreed()
             if last or told_to_stop or self._is_saved(self._done):
                 self._save()
             if last or told_to_stop:
@@ -136,12 +149,15 @@ class _Run:
         outputs, trained = self._pipeline.step(self._watched_batches)
         self._done = step + 1
         if trained:
-            job.metrics.update(*outputs)
+            with self._clock.during(Stage.METRICS):
+                job.metrics.update(*outputs)
         else:
             self._non_finite.refuse(step, outputs, self._checkpoint)
             self._journal.left_out(self._done, self._non_finite.num_skipped)
         self._journal.step_done()
-        job.checkpoints.check()
+        with self._clock.during(Stage.SYNC):
+            job.checkpoints.check()
+        self._clock.step_done()
 
     def _end_early(self) -> None:
         monitor = self._job.monitor
@@ -164,7 +180,7 @@ class _Run:
 
     def _save(self) -> None:
         job, steps_per_epoch = self._job, self._job.train_loader.order.steps_per_epoch
-        with self._watchdog.saving(self._done):
+        with self._watchdog.saving(self._done), self._clock.during(Stage.CHECKPOINT, whole=True):
             tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
             self._checkpoint = job.checkpoints.save(
                 tensors,
@@ -177,14 +193,15 @@ class _Run:
         self._journal.pause()
 
     def _await_commit(self) -> None:
-        with self._watchdog.saving(self._saved_step):
+        with self._watchdog.saving(self._saved_step), self._clock.during(Stage.CHECKPOINT, whole=True):
             self._job.checkpoints.wait()
 
     def _evaluate(self) -> None:
         split = self._job.watched_split
-        self._newest = self._evaluation_of(split, self._done)
-        self._job.monitor.see(self._done, self._newest.metrics)
-        self._journal.evaluated(self._newest)
+        with self._clock.during(Stage.EVALUATION, whole=True):
+            self._newest = self._evaluation_of(split, self._done)
+            self._job.monitor.see(self._done, self._newest.metrics)
+            self._journal.evaluated(self._newest)
         self._journal.pause()
 
     def _evaluation_of(self, split: Split, step: int) -> Evaluation:
@@ -195,13 +212,18 @@ class _Run:
     def _report(self) -> None:
         """Writes the figures since the last report."""
         job, done = self._job, self._done
-        skipped = {}
-        if job.train_loader.may_skip:
-            skipped = {"skipped_rows": total_skipped_rows(job.train_loader, self._batches)}
-        self._journal.data(done, {**skipped, **feature_counts(self._batches)})
-        learning_rates = job.optimizers.learning_rates(done - 1, factor=job.monitor.lr_factor)
-        self._journal.train(done, job.metrics.compute(), learning_rates)
+        with self._clock.during(Stage.SYNC):
+            skipped = {}
+            if job.train_loader.may_skip:
+                skipped = {"skipped_rows": total_skipped_rows(job.train_loader, self._batches)}
+            counts = {**skipped, **feature_counts(self._batches)}
+            breakdown = self._observer.report()
+            metrics = job.metrics.compute()
         job.metrics.reset()
+        learning_rates = job.optimizers.learning_rates(done - 1, factor=job.monitor.lr_factor)
+        with self._clock.during(Stage.LOGGING):
+            self._journal.data(done, counts)
+            self._journal.train(done, metrics, learning_rates, breakdown)
 
     def _result(self) -> Result:
         job, monitor = self._job, self._job.monitor

@@ -13,25 +13,34 @@ from torchrec.optim.keyed import KeyedOptimizer
 from data.batch import Batch
 from trainer.model.ctr import Outputs
 from trainer.nonfinite import FiniteCheck, ForwardState
+from trainer.timing.clock import StageClock
+from trainer.timing.pipeline import TimedStages
+from trainer.timing.stages import Stage
 
 
-class _GuardedPipeline(TrainPipelineSparseDist[Batch, Outputs]):
+class _GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
     """TorchRec's pipeline, which takes no step where the loss is not finite on some rank."""
 
-    def __init__(self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device) -> None:
+    def __init__(
+        self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device, clock: StageClock
+    ) -> None:
         super().__init__(model, optimizer, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
+        self.watch(model, clock)
         self._check = FiniteCheck(device)
         self._forward_state = ForwardState(model)
         self.took_step = True
 
     def _checked_forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         self._forward_state.keep()
-        loss, outputs = self._model(batch)
-        self._check.begin(loss)
+        with self.clock.during(Stage.DENSE_FORWARD):
+            loss, outputs = self._model(batch)
+        with self.clock.during(Stage.SYNC):
+            self._check.begin(loss)
         return loss, outputs
 
     def _backward(self, losses: torch.Tensor) -> None:
-        self.took_step = not self._check.failed()
+        with self.clock.during(Stage.SYNC):
+            self.took_step = not self._check.failed()
         if self.took_step:
             super()._backward(losses)
         else:
@@ -49,11 +58,18 @@ class TrainPipeline:
         model: Sharded.
         optimizer: Steps the dense parameters (the tables' step is in their backward pass).
         device: Where the model is.
+        clock: Is told what a step is at; None for one that nobody looks at.
     """
 
-    def __init__(self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: DistributedModelParallel,
+        optimizer: KeyedOptimizer,
+        device: torch.device,
+        clock: StageClock | None = None,
+    ) -> None:
         self._model = model
-        self._pipeline = _GuardedPipeline(model, optimizer, device)
+        self._pipeline = _GuardedPipeline(model, optimizer, device, clock or StageClock(device))
         self._checked = False
 
     def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:

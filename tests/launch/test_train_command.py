@@ -13,6 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.checkpoints import assert_equal_bits, tensors_of
 from tests.launch.processes import RunningJob, run_python, run_torchrun
 from trainer.metric import known_metrics
+from trainer.timing.stages import Stage
 
 pytestmark = pytest.mark.distributed
 
@@ -38,7 +39,9 @@ def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
     events.Reload()
     metrics = [metric.name for metric in known_metrics()]
     expected = {f"{group}/{name}" for group in ("train", "test") for name in metrics}
-    expected |= {"train/loss", "speed/samples_per_s", "speed/step_ms", "learning_rate/sparse", "learning_rate/dense"}
+    expected |= {"train/loss", "learning_rate/sparse", "learning_rate/dense", "memory/host_peak_mib"}
+    expected |= {"speed/samples_per_s", "speed/samples_per_s_per_rank", "speed/step_ms"}
+    expected |= {f"time/{stage.value}_ms" for stage in Stage} | {"time/lag_ms", "time/slowest_rank"}
     expected |= {f"data/nulls/{column}" for column in ("workclass", "occupation", "native_country")}
     assert set(events.Tags()["scalars"]) == expected
     assert events.Scalars("test/auc")[-1].value == pytest.approx(result["metrics"]["auc"])

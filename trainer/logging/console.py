@@ -62,7 +62,13 @@ class Progress:
             self._bar.update()
 
     def report(
-        self, step: int, metrics: Mapping[str, float], *, samples_per_s: float | None, step_s: float | None
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        *,
+        samples_per_s: float | None,
+        step_s: float | None,
+        verdict: str | None = None,
     ) -> None:
         """Tells where the run stands.
 
@@ -71,16 +77,18 @@ class Progress:
             metrics: Since the last report.
             samples_per_s: Over all ranks, since the last report; None if no step was timed.
             step_s: Seconds for a step, since the last report; None likewise.
+            verdict: What holds the training up; None if it is not known.
         """
         if not self._speak:
             return
         rate = "-" if samples_per_s is None else f"{samples_per_s:,.0f}"
         figures = f"logloss {metrics['logloss']:.5f}  auc {metrics['auc']:.5f}  {rate} samples/s"
+        told = "" if verdict is None else f"  {verdict}"
         if self._bar is not None:
-            self._bar.set_postfix_str(figures)
+            self._bar.set_postfix_str(figures + told)
             return
         eta = "-" if step_s is None else tqdm.format_interval((self._total - step) * step_s)
-        logger.info("step %d/%d  %s  eta %s", step, self._total, figures, eta)
+        logger.info("step %d/%d  %s  eta %s%s", step, self._total, figures, eta, told)
 
     def __enter__(self) -> Progress:
         return self

@@ -13,10 +13,17 @@ import yaml
 from trainer.config import TrainConfig
 from trainer.evaluation import Evaluation, write_evaluation
 from trainer.logging.console import Progress
+from trainer.logging.record import NAME as RECORD
+from trainer.logging.record import RunRecord
 from trainer.logging.tensorboard import TensorBoard
 from trainer.throughput import Throughput
+from trainer.timing.breakdown import Breakdown
+from trainer.timing.stages import Stage
+from trainer.timing.verdict import judge
 
 logger = logging.getLogger(__name__)
+
+_MIB = 1 << 20
 
 
 class Journal:
@@ -26,17 +33,20 @@ class Journal:
         config: Of the run.
         total_steps: Of the whole run.
         start_step: Where this process starts.
+        world_size: Ranks that share the global batch.
         speak: Whether this rank writes and prints.
     """
 
-    def __init__(self, config: TrainConfig, *, total_steps: int, start_step: int, speak: bool) -> None:
+    def __init__(self, config: TrainConfig, *, total_steps: int, start_step: int, world_size: int, speak: bool) -> None:
         self._global_batch_size = config.global_batch_size
+        self._world_size = world_size
         self._config = config
         self._speak = speak
         self._throughput = Throughput()
         self._progress = Progress(total_steps=total_steps, start_step=start_step, speak=speak)
         directory = tensorboard_dir(config) if speak and config.logging.tensorboard else None
         self._board = TensorBoard(directory, start_step=start_step)
+        self._record = RunRecord(Path(config.run_dir, RECORD) if speak else None, start_step=start_step)
 
     @property
     def samples_per_s(self) -> float | None:
@@ -66,48 +76,83 @@ class Journal:
         """What was done since the last step was not training, and does not count as such."""
         self._throughput.pause()
 
-    def train(self, step: int, metrics: Mapping[str, float], learning_rates: Mapping[str, float]) -> None:
+    def train(
+        self,
+        step: int,
+        metrics: Mapping[str, float],
+        learning_rates: Mapping[str, float],
+        breakdown: Breakdown | None,
+    ) -> None:
         """Writes the figures of the training rows since the last call.
 
         Args:
             step: Steps completed.
             metrics: Over those rows.
             learning_rates: Of the last step.
+            breakdown: Of the time of those steps; None if none was measured.
         """
         step_s = self._throughput.take_window()
         samples_per_s = self._global_batch_size / step_s if step_s else None
         self._board.scalars("train", {"loss": metrics["logloss"], **metrics}, step)
         self._board.scalars("learning_rate", learning_rates, step)
+        speed: dict[str, float] = {}
         if step_s and samples_per_s:
-            self._board.scalars("speed", {"samples_per_s": samples_per_s, "step_ms": 1000 * step_s}, step)
-        self._board.flush()
-        self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s)
+            per_rank = samples_per_s / self._world_size
+            speed = {"samples_per_s": samples_per_s, "samples_per_s_per_rank": per_rank, "step_ms": 1000 * step_s}
+        self._board.scalars("speed", speed, step)
+        self._record.write("train", step, metrics=dict(metrics), learning_rates=dict(learning_rates), speed=speed)
+        verdict = self._time(step, breakdown)
+        self._flush()
+        self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s, verdict=verdict)
+
+    def _time(self, step: int, breakdown: Breakdown | None) -> str | None:
+        """Writes where the time went; returns it in a line."""
+        if breakdown is None:
+            return None
+        verdict = judge(breakdown)
+        stages = {f"{stage.value}_ms": float(breakdown.of(stage).mean()) for stage in Stage}
+        self._board.scalars(
+            "time", {**stages, "lag_ms": breakdown.lag_ms, "slowest_rank": breakdown.slowest_rank}, step
+        )
+        self._board.scalars("memory", _memory(breakdown), step)
+        self._record.write("time", step, verdict=dataclasses.asdict(verdict), **breakdown.record())
+        return verdict.text
 
     def left_out(self, step: int, num_nonfinite: int) -> None:
         """Writes that a step was not taken because its loss is not finite, and how many were not so far."""
         self._board.scalars("train", {"nonfinite_steps": num_nonfinite}, step)
+        self._record.write("train", step, nonfinite_steps=num_nonfinite)
 
     def data(self, step: int, counts: Mapping[str, float]) -> None:
         """Writes counts about the data read so far."""
         self._board.scalars("data", counts, step)
+        if counts:
+            self._record.write("data", step, counts=dict(counts))
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Writes what an evaluation found: its scalars, and its file below ``<run_dir>/evaluations``."""
         self._board.scalars(evaluation.set, evaluation.metrics, evaluation.step)
-        self._board.flush()
         if self._speak:
             write_evaluation(evaluation, self._config.run_dir)
+        self._record.write("evaluation", evaluation.step, set=evaluation.set, metrics=evaluation.metrics)
+        self._flush()
         figures = "  ".join(f"{name} {value:.5f}" for name, value in evaluation.metrics.items())
         logger.info("step %d  %s  %s", evaluation.step, evaluation.set, figures)
+
+    def _flush(self) -> None:
+        self._board.flush()
+        self._record.flush()
 
     def __enter__(self) -> Journal:
         self._progress.__enter__()
         self._board.__enter__()
+        self._record.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._record.__exit__(kind, error, trace)
         self._board.__exit__(kind, error, trace)
         self._progress.__exit__(kind, error, trace)
 
@@ -115,3 +160,13 @@ class Journal:
 def tensorboard_dir(config: TrainConfig) -> Path:
     """Where the event files of a run are."""
     return Path(config.run_dir) / "tensorboard"
+
+
+def _memory(breakdown: Breakdown) -> dict[str, float]:
+    """The fullest rank's memory in MiB, and how well the cache serves."""
+    figures = {"host_peak_mib": float(breakdown.host_peak_bytes.max()) / _MIB}
+    if breakdown.device_peak_bytes.any():
+        figures["device_peak_mib"] = float(breakdown.device_peak_bytes.max()) / _MIB
+    if breakdown.cache_hit_rate is not None:
+        figures["cache_hit_rate"] = breakdown.cache_hit_rate
+    return figures
