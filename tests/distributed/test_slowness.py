@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-import data.windows
 import trainer.checkpoint.storage
 import trainer.loop
 from data.batch import Batch
-from data.windows import StepRows, Windows
+from data.loader import BatchStream
 from tests.ranks import results_of, run_ranks
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
@@ -24,40 +23,51 @@ from trainer.timing.stages import Stage
 
 pytestmark = pytest.mark.distributed
 
-NAP_S = 0.08
 NUM_STEPS = 12
 
 
+class Nap:
+    """Sleeps several times as long as the time since it last woke up: the most of every step, on any machine."""
+
+    def __init__(self) -> None:
+        self._awake_since: float | None = None
+
+    def __call__(self) -> None:
+        awake_s = 0.0 if self._awake_since is None else time.monotonic() - self._awake_since
+        time.sleep(max(0.03, 4 * awake_s))
+        self._awake_since = time.monotonic()
+
+
 def slow_reader(worker: Worker) -> Callable[[], None]:
-    take = Windows.take
+    read, nap = BatchStream.__next__, Nap()
 
-    def nap(self: Windows, step: int) -> StepRows:
+    def read_late(self: BatchStream) -> Batch:
         if worker.rank == 1:
-            time.sleep(NAP_S)
-        return take(self, step)
+            nap()
+        return read(self)
 
-    return patched(data.windows.Windows, "take", nap)
+    return patched(BatchStream, "__next__", read_late)
 
 
 def slow_rank(worker: Worker) -> Callable[[], None]:
-    forward = HeadSum.forward
+    forward, nap = HeadSum.forward, Nap()
 
-    def nap(self: HeadSum, *inputs: Any) -> Any:
+    def compute_late(self: HeadSum, *inputs: Any) -> Any:
         if worker.rank == 1:
-            time.sleep(NAP_S)
+            nap()
         return forward(self, *inputs)
 
-    return patched(HeadSum, "forward", nap)
+    return patched(HeadSum, "forward", compute_late)
 
 
 def slow_directory(worker: Worker) -> Callable[[], None]:
-    commit = trainer.checkpoint.storage.commit
+    commit, nap = trainer.checkpoint.storage.commit, Nap()
 
-    def nap(*arguments: Any) -> Any:
-        time.sleep(2 * NAP_S)
+    def commit_late(*arguments: Any) -> Any:
+        nap()
         return commit(*arguments)
 
-    return patched(trainer.checkpoint.storage, "commit", nap)
+    return patched(trainer.checkpoint.storage, "commit", commit_late)
 
 
 def patched(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
@@ -104,8 +114,8 @@ def runs(make_config: Callable[..., TrainConfig], tmp_path: Path) -> dict[str, t
             run_dir=tmp_path / slow.__name__,
             logging={"every_steps": 4, "tensorboard": False},
             max_steps=NUM_STEPS,
-            eval_every_steps=6,
-            data={"prefetch_batches": 1},
+            epochs=4,
+            eval_every_epochs=4,
             checkpoint={"every_steps": 1 if slow is slow_directory else 1000},
         )
         for slow in SLOW
@@ -119,7 +129,7 @@ def runs(make_config: Callable[..., TrainConfig], tmp_path: Path) -> dict[str, t
 def test_slowness_is_named_and_the_stages_add_up_to_the_wall_time(
     runs: dict[str, tuple[list[dict[str, Any]], float]],
 ) -> None:
-    # In the middle of the run: in its last steps, the reader has nothing left to read.
+    # In the middle of the run: in its last steps, there is nothing left to read.
     reader, rank, directory = (runs[slow.__name__][0][1] for slow in SLOW)
     assert reader["verdict"]["text"].startswith("data-bound: rank 1 waits ")
     assert rank["verdict"]["text"].startswith("rank 1 is slow: the others wait ")
