@@ -9,7 +9,7 @@ from torchrec.distributed.types import ShardingPlan
 
 from data.loader import BatchLoader
 from data.schema import Schema
-from trainer.cluster import detected_cluster
+from trainer.cluster import cluster_of_group, detected_cluster
 from trainer.config import TrainConfig
 from trainer.dense_cost import dense_cost
 from trainer.distributed import Worker, on_main
@@ -20,6 +20,8 @@ from trainer.model.step_context import StepContext
 from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer, row_bytes
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
 from trainer.sharding_rules import check_sharding
+from trainer.table_groups import table_groups
+from trainer.table_replicas import TableReplicas
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,15 @@ class Assembled:
     Attributes:
         model: On the worker's device, initialized.
         step_context: Wants to know the step before each forward pass in training.
-        plan: Where the tables are.
+        plan: Where the tables are, in each sharding group alike, its ranks counted from 0.
+        replicas: The copies of the tables in several sharding groups, to be kept equal.
         num_parameters: Numbers that are learned, over all ranks; the padding of table rows left out.
     """
 
     model: DistributedModelParallel
     step_context: StepContext
     plan: list[PlannedTable]
+    replicas: TableReplicas
     num_parameters: int
 
 
@@ -78,12 +82,16 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         world_size=worker.world_size,
     )
 
+    groups = table_groups(
+        config.sharding, world_size=worker.world_size, ranks_per_node=min(worker.local_world_size, worker.world_size)
+    )
+
     def make_plan() -> ShardingPlan:
         plan = plan_sharding(
             model,
             config.sharding,
             schema,
-            detected_cluster(worker),
+            cluster_of_group(detected_cluster(worker), groups),
             batch_size=batch_size,
             fixed_bytes=dense.total_bytes,
             row_bytes=row_bytes(layout.width, config.optimizer.sparse, config.precision),
@@ -92,7 +100,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
 
     # On rank 0 alone: hosts may differ by what they detect, but the plan must be one.
     plan = on_main(make_plan)
-    sharded = shard(model, plan, config.sharding, worker)
+    sharded = shard(model, plan, config.sharding, worker, groups, timeout_s=config.distributed.timeout_s)
     initialize_tables(
         sharded.state_dict(),
         schema,
@@ -100,4 +108,5 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         std=config.model.init_std,
         seed=config.seed,
     )
-    return Assembled(sharded, context, planned_tables(plan, tables), num_parameters)
+    replicas = TableReplicas(sharded, every=config.sharding.average_every_steps)
+    return Assembled(sharded, context, planned_tables(plan, tables), replicas, num_parameters)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from torchrec.distributed.planner import Topology
 
 from trainer.config import ClusterConfig, ShardingConfig
 from trainer.distributed import Worker
+from trainer.table_groups import TableGroups
 
 _GIB = 1 << 30
 _GB_PER_S = 1e9 / 1000
@@ -31,6 +33,17 @@ def detected_cluster(worker: Worker) -> ClusterConfig:
         ranks_per_node=min(worker.local_world_size, worker.world_size),
         hbm_gib=hbm_gib,
         ddr_gib=_host_memory() / _GIB,
+    )
+
+
+def cluster_of_group(cluster: ClusterConfig, groups: TableGroups) -> ClusterConfig:
+    """The hosts of one sharding group, as if they were all; a group of a part of a host has its share of memory."""
+    ranks_per_node = min(cluster.ranks_per_node, groups.size)
+    return dataclasses.replace(
+        cluster,
+        nodes=groups.size // ranks_per_node,
+        ranks_per_node=ranks_per_node,
+        ddr_gib=cluster.ddr_gib * ranks_per_node / cluster.ranks_per_node,
     )
 
 

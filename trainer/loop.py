@@ -128,8 +128,10 @@ class _Run:
             last = self._done == job.total_steps
             if last or self._done % job.config.logging.every_steps == 0:
                 self._report()
+            # Copies of tables that are averaged for a stop would not be, had nobody told to stop.
+            may_stop = not last and job.assembled.replicas.are_due(self._done)
             with self._clock.during(Stage.SYNC):
-                told_to_stop = None if last else self._preemption.agreed()
+                told_to_stop = self._preemption.agreed() if may_stop else None
             if last or told_to_stop or self._is_saved(self._done):
                 self._save()
             if last or told_to_stop:
@@ -148,6 +150,8 @@ class _Run:
         job.assembled.step_context.advance(step)
         outputs, trained = self._pipeline.step(self._watched_batches)
         self._done = step + 1
+        with self._clock.during(Stage.SYNC):
+            job.assembled.replicas.step_done(self._done)
         if trained:
             with self._clock.during(Stage.METRICS):
                 job.metrics.update(*outputs)
@@ -181,6 +185,7 @@ class _Run:
     def _save(self) -> None:
         job, steps_per_epoch = self._job, self._job.train_loader.order.steps_per_epoch
         with self._watchdog.saving(self._done), self._clock.during(Stage.CHECKPOINT, whole=True):
+            job.assembled.replicas.average()
             tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
             self._checkpoint = job.checkpoints.save(
                 tensors,
@@ -207,6 +212,7 @@ class _Run:
     def _evaluation_of(self, split: Split, step: int) -> Evaluation:
         loader, device = self._job.eval_loaders[split], self._job.worker.device
         with self._watchdog.doing(f"the evaluation of {split}"), self._pipeline.detached() as plain:
+            self._job.assembled.replicas.average()
             return evaluate(plain, loader, device, self._watchdog, name=split, step=step)
 
     def _report(self) -> None:

@@ -6,7 +6,6 @@ import logging
 
 import torch
 import torch.distributed as dist
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
 
 from data.loader import BatchLoader
@@ -16,6 +15,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import gather
 from trainer.errors import ShardFMError
 from trainer.model.ctr import Outputs
+from trainer.table_kernels import table_kernels
 
 logger = logging.getLogger(__name__)
 
@@ -81,11 +81,9 @@ class ForwardState:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        modules = list(model.modules())
-        self._kernels = [m for m in modules if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
+        self._kernels = table_kernels(model)
         # Module by module, because TorchRec's own buffers() would give the tables' optimizer states, too.
-        dense = [module for module in modules if not isinstance(module, SplitTableBatchedEmbeddingBagsCodegen)]
-        self._live = [buffer for module in dense for buffer in module._buffers.values() if buffer is not None]
+        self._live = [b for module in model.modules() for b in module._buffers.values() if b is not None]
         self._live += [kernel.iter for kernel in self._kernels]
         self._kept = [torch.empty_like(buffer) for buffer in self._live]
         self._kept_counts = [0] * len(self._kernels)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
@@ -17,7 +16,7 @@ from torchrec.distributed.planner import EmbeddingShardingPlanner, Topology
 from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchProposer, UniformProposer
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Stats
-from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
@@ -26,8 +25,10 @@ from trainer.cluster import memory_of_rank, topology
 from trainer.config import ClusterConfig, ShardingConfig
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
+from trainer.gradient_buckets import fix_gradient_buckets
 from trainer.model.embeddings import TABLE_PREFIX
 from trainer.sharding_rules import constraints
+from trainer.table_groups import TableGroups, plan_of_group, sharding_environment
 
 _GIB = 1 << 30
 _SUMMED_OVER_RANKS = {"row_wise", "table_row_wise", "grid_shard"}
@@ -196,20 +197,36 @@ def plan_sharding(
     return TablePlan(plan, record.options)
 
 
-def shard(model: nn.Module, plan: ShardingPlan, config: ShardingConfig, worker: Worker) -> DistributedModelParallel:
-    """Shards the tables by the plan and replicates the rest (DDP). All ranks must call this.
+def shard(
+    model: nn.Module,
+    plan: ShardingPlan,
+    config: ShardingConfig,
+    worker: Worker,
+    groups: TableGroups,
+    *,
+    timeout_s: float,
+) -> DistributedModelParallel:
+    """Shards the tables by the plan, in each group alike, and replicates the rest (DDP). All ranks must call this.
 
     The tables' memory is allocated here and left uninitialized: see ``model.embeddings.initialize_tables``.
+
+    Args:
+        model: With meta tables.
+        plan: Of one group, its ranks counted from 0.
+        config: The plan was made by it.
+        worker: This process.
+        groups: Of the job.
+        timeout_s: Seconds that a collective of a group may take.
     """
-    group = dist.group.WORLD
-    assert group is not None, "the process group comes first"
-    return DistributedModelParallel(
+    sharded = DistributedModelParallel(
         model,
-        env=ShardingEnv.from_process_group(group),
+        env=sharding_environment(groups, worker, timeout_s=timeout_s),
         device=worker.device,
-        plan=plan,
+        plan=plan_of_group(plan, groups, worker),
         sharders=_sharders(config, worker.device.type),
     )
+    fix_gradient_buckets(sharded)
+    return sharded
 
 
 def planned_tables(plan: ShardingPlan, tables: Iterable[BaseEmbeddingConfig]) -> list[PlannedTable]:

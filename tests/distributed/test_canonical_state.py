@@ -59,6 +59,7 @@ def trained(config: TrainConfig, worker: Worker) -> Job:
             job.optimizers.set_learning_rates(step)
             job.assembled.step_context.advance(step)
             outputs, _ = pipeline.step(batches)
+            job.assembled.replicas.step_done(step + 1)
             job.metrics.update(*outputs)
     return job
 

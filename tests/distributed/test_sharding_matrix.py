@@ -110,6 +110,7 @@ def train(worker: Worker, config: TrainConfig, folder: Path) -> tuple[set[str], 
         for step in range(FIRST_STEP, FIRST_STEP + STEPS):
             job.optimizers.set_learning_rates(step)
             (logits, _, weights), _ = pipeline.step(batches)
+            job.assembled.replicas.step_done(step + 1)
             ids, dense, labels = rows_of(next(copies))
             steps.append(Step(ids, dense, labels, logits[weights > 0].double()))
     state.write(model_state(job.assembled.model).tensors, folder / "after")

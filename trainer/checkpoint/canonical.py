@@ -9,7 +9,8 @@
     dense/<parameter>/<moment>    of its optimizer, under torch's own names
     metric_sums                   since the last report
 
-A table is the same whether FBGEMM's kernels hold shards of it or torch holds replicas.
+A table is the same whether FBGEMM's kernels hold shards of it or torch holds replicas. Of equal copies in several
+sharding groups, one is written, and all are read.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
 from torchrec.distributed.types import ShardedTensor
 
-from trainer.checkpoint.parts import Part, Stored, Tensors, spread_writers, whole
+from trainer.checkpoint.parts import Part, Stored, Tensors, spread_writers, unwritten, whole
 from trainer.model.embeddings import TABLE_PREFIX, local_parts
 from trainer.optimizer import Optimizers
+from trainer.table_groups import group_place
+from trainer.table_kernels import table_kernels
 
 TABLE_MOMENTS: dict[str, tuple[str, ...]] = {
     "sgd": (),
@@ -54,7 +58,7 @@ class State:
     tensors: Tensors
     copies: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     step: torch.Tensor | None = None
-    kernels: tuple[nn.Module, ...] = ()
+    kernels: tuple[SplitTableBatchedEmbeddingBagsCodegen, ...] = ()
 
     def finish_load(self) -> None:
         """Hands on what is not loaded in place; must come after loading."""
@@ -62,7 +66,7 @@ class State:
             target.detach().copy_(source)
         if self.step is not None:
             for kernel in self.kernels:
-                kernel.set_optimizer_step(int(self.step))  # type: ignore[operator]
+                kernel.set_optimizer_step(int(self.step))
 
 
 def is_weight(key: str) -> bool:
@@ -80,7 +84,7 @@ def model_state(model: nn.Module) -> State:
             sharded[key] = _stored(value, local_parts(value))
         else:
             replicated[key] = whole(value)
-    return State({**sharded, **_spread(replicated)})
+    return State({**_share_out(sharded, model), **_spread(replicated)})
 
 
 def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.Tensor) -> State:
@@ -95,7 +99,7 @@ def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.
     if optimizers.replicated is not None:
         replicated |= _replicated_moments(optimizers.replicated.state_dict()["state"], optimizers.sparse_name)
     fused = _FusedMoments(model, optimizers)
-    stored: Tensors = {**model_state(model).tensors, **_spread(replicated), **fused.tensors}
+    stored: Tensors = {**model_state(model).tensors, **_spread(replicated), **_share_out(fused.tensors, model)}
     return State(stored, tuple(fused.copies), fused.step, fused.kernels)
 
 
@@ -126,7 +130,8 @@ class _FusedMoments:
         self.tensors: Tensors = {}
         self.copies: list[tuple[torch.Tensor, torch.Tensor]] = []
         self.step: torch.Tensor | None = None
-        self.kernels = tuple(module for module in model.modules() if hasattr(module, "set_optimizer_step"))
+        self.kernels = tuple(table_kernels(model))
+        self._process_group = group_place(model).process_group
         states: dict[str, dict[str, ShardedTensor]] = optimizers.fused.state_dict()["state"]
         moments = TABLE_MOMENTS[optimizers.sparse_name]
         for name, weight in model.state_dict().items():
@@ -152,7 +157,7 @@ class _FusedMoments:
     def _step(self, weight: ShardedTensor) -> Stored:
         """The steps taken, which all kernels count alike."""
         if self.step is None:
-            counts = [float(kernel.iter) for kernel in self.kernels]  # type: ignore[arg-type]
+            counts = [float(kernel.iter) for kernel in self.kernels]
             self.step = torch.tensor(max(counts, default=0.0))
         owner = any(not any(shard.metadata.shard_offsets) for shard in weight.local_shards())
         return Stored((), torch.float32, (Part((), self.step, written=owner),))
@@ -185,9 +190,9 @@ class _FusedMoments:
         return Stored((num_rows,), torch.float32, tuple(parts_by_row.values()))
 
     def _mean(self, held: list[tuple[torch.Tensor, float, int]], weight: ShardedTensor) -> torch.Tensor:
-        """Float32 [rows] of (sums, share, first row) over all ranks; in float64, so that equal sums stay what they are.
+        """Float32 [rows] of (sums, share, first row) over all ranks of the sharding group.
 
-        In blocks, to need little memory.
+        In float64, so that equal sums stay what they are; in blocks, to need little memory.
         """
         num_rows = weight.size(0)
         device = held[0][0].device if held else weight._get_preferred_device()
@@ -201,7 +206,7 @@ class _FusedMoments:
                     block[start - begin : stop - begin] += (
                         share * tensor.detach()[start - first : stop - first].double()
                     )
-            dist.all_reduce(block)
+            dist.all_reduce(block, group=self._process_group)
             mean[begin:end] = block.float()
         return mean
 
@@ -214,6 +219,12 @@ def _stored(table: ShardedTensor, held: list[tuple[torch.Tensor, tuple[int, int]
 def _dtype(table: ShardedTensor, held: list[tuple[Any, Any]]) -> torch.dtype:
     dtype: torch.dtype = held[0][0].dtype if held else table.metadata().tensor_properties.dtype
     return dtype
+
+
+def _share_out(tensors: Tensors, model: nn.Module) -> Tensors:
+    """The tables, each to be written by one of the sharding groups that hold it, and read by all."""
+    group = group_place(model)
+    return {key: stored if group.writes(key) else unwritten(stored) for key, stored in tensors.items()}
 
 
 def _spread(replicas: Tensors) -> Tensors:

@@ -83,6 +83,11 @@ def whole(tensor: torch.Tensor) -> Stored:
     return Stored(tuple(tensor.shape), tensor.dtype, (Part((0,) * tensor.dim(), tensor),))
 
 
+def unwritten(stored: Stored) -> Stored:
+    """The same, written by other ranks."""
+    return replace(stored, parts=tuple(replace(part, written=False) for part in stored.parts))
+
+
 def spread_writers(replicas: Tensors, *, rank: int, world_size: int) -> Tensors:
     """Lets every replica be written by one rank, the large ones by turns."""
     by_size = sorted(replicas, key=lambda key: (-replicas[key].num_bytes, key))

@@ -81,6 +81,8 @@ class ShardingConfig:
     kernels: list[str] = field(default_factory=lambda: ["fused"])
     cache_load_factor: float | None = None
     tables: list[TableRule] = field(default_factory=list)
+    group_size: int | None = None
+    average_every_steps: int = 1
     hbm_cap_gib: float | None = None
     ddr_cap_gib: float | None = None
     reserved_fraction: float = 0.15
@@ -96,6 +98,12 @@ class ShardingConfig:
             value = getattr(self, key)
             if value is not None:
                 positive(value, f"sharding.{key}")
+        if self.group_size is not None:
+            at_least(1, self.group_size, "sharding.group_size")
+        every = self.average_every_steps
+        at_least(1, every, "sharding.average_every_steps")
+        needs_groups = every == 1 or self.group_size is not None
+        check(needs_groups, "sharding.average_every_steps", every, "1 without sharding.group_size")
         fraction = self.reserved_fraction
         check(0 <= fraction < 1, "sharding.reserved_fraction", fraction, "at least 0 and below 1")
 

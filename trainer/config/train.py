@@ -13,7 +13,7 @@ from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import OptimizerConfig
 from trainer.config.precision import PrecisionConfig
-from trainer.config.rules import at_least, multiple_of_lanes, one_of, positive
+from trainer.config.rules import at_least, check, multiple_of_lanes, one_of, positive
 from trainer.config.sharding import ShardingConfig
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -85,5 +85,9 @@ class TrainConfig:
             at_least(1, self.eval_every_steps, "eval_every_steps")
         if self.max_steps is not None:
             at_least(1, self.max_steps, "max_steps")
+            # The copies are averaged at the end, which would be one time more than in the run that goes on.
+            every = self.sharding.average_every_steps
+            rule = f"a multiple of sharding.average_every_steps ({every})"
+            check(self.max_steps % every == 0, "max_steps", self.max_steps, rule)
         for key in ("global_batch_size", "eval_global_batch_size"):
             multiple_of_lanes(getattr(self, key), self.data.lanes, key)
