@@ -14,7 +14,7 @@ class Batch(Pipelineable):
     """A local batch. B: rows of the batch, N: dense features, F: sparse features.
 
     Attributes:
-        dense: float32 [B, N].
+        dense: float32 [B, N], column after column in memory, as it was decoded.
         sparse: Table rows as a KeyedJaggedTensor with F keys and stride B; padding rows are empty bags.
         labels: 0 or 1, float32 [B].
         weights: Sample weights, 0 for padding, float32 [B].

@@ -73,6 +73,38 @@ class Columns:
         return fixed + weights + sum(bags.num_bytes for bags in self.multi_hot)
 
 
+class ColumnMemory:
+    """Memory for the columns of a window that have one value per row; a window that is done leaves it to the next.
+
+    New memory for each window would be cleared by the system first, which costs as much as encoding.
+
+    Args:
+        schema: What the columns mean.
+        rows: Of the largest window.
+    """
+
+    def __init__(self, schema: Schema, rows: int) -> None:
+        self._schema = schema
+        self._one_hot = np.empty(len(schema.one_hot) * rows, schema.id_dtype)
+        self._num_numbers = len(schema.dense) + 1 + (schema.weight is not None)
+        self._numbers = np.empty(self._num_numbers * rows, np.float32)
+
+    def columns(self, num_rows: int) -> Columns:
+        """Columns of ``num_rows`` rows in it, not yet filled; those that it gave before are void."""
+        schema = self._schema
+        nothing = Bags(np.zeros(0, schema.id_dtype), np.zeros(num_rows + 1, np.int64))
+        num_one_hot, num_dense = len(schema.one_hot), len(schema.dense)
+        numbers = self._numbers[: self._num_numbers * num_rows].reshape(self._num_numbers, num_rows)
+        return Columns(
+            one_hot=self._one_hot[: num_one_hot * num_rows].reshape(num_one_hot, num_rows),
+            multi_hot=[nothing for _ in schema.multi_hot],
+            dense=numbers[:num_dense],
+            labels=numbers[num_dense],
+            weights=numbers[num_dense + 1] if schema.weight else None,
+            counts={name: FeatureCounts() for name in schema.feature_names},
+        )
+
+
 class WindowReader:
     """Reads the row groups of a window, in tasks that may run on any threads in any order.
 
@@ -87,6 +119,7 @@ class WindowReader:
         rows: The window's rows in the order in which they are served, counted from the first row of
             the first row group, int64 [rows]; None for that order itself.
         sizes: What the decoded values take.
+        memory: For the columns, large enough for the window; None for new memory.
     """
 
     def __init__(
@@ -95,22 +128,15 @@ class WindowReader:
         schema: Schema,
         rows: npt.NDArray[np.int64] | None = None,
         sizes: DecodedSizes | None = None,
+        memory: ColumnMemory | None = None,
     ) -> None:
         self._groups = list(row_groups)
         self._schema = schema
         self._rows = rows
         self._sizes = sizes or DecodedSizes()
         self._lock = threading.Lock()
-        self._num_rows = num_rows = sum(group.num_rows for group in row_groups)
-        nothing = Bags(np.zeros(0, schema.id_dtype), np.zeros(num_rows + 1, np.int64))
-        self.columns = Columns(
-            one_hot=np.empty((len(schema.one_hot), num_rows), schema.id_dtype),
-            multi_hot=[nothing for _ in schema.multi_hot],
-            dense=np.empty((len(schema.dense), num_rows), np.float32),
-            labels=np.empty(num_rows, np.float32),
-            weights=np.empty(num_rows, np.float32) if schema.weight else None,
-            counts={name: FeatureCounts() for name in schema.feature_names},
-        )
+        self._num_rows = sum(group.num_rows for group in row_groups)
+        self.columns = (memory or ColumnMemory(schema, self._num_rows)).columns(self._num_rows)
 
     def tasks(self) -> list[Callable[[], None]]:
         """What is to be done; :attr:`columns` is complete when each has been called once.

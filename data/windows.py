@@ -16,7 +16,7 @@ from data.decoded_size import DecodedSizes
 from data.index import DatasetIndex
 from data.order import SampleOrder, Span
 from data.parquet import RowGroup
-from data.reader import Columns, WindowReader
+from data.reader import ColumnMemory, Columns, WindowReader
 from data.schema import Schema
 
 IntArray = npt.NDArray[np.int64]
@@ -46,6 +46,7 @@ class _Window:
         rows: Their rows in serving order, int64 [rows]; None for the order as they lie.
         schema: What the columns mean.
         sizes: What the decoded values take.
+        memory: Where its columns are decoded to.
         damage: Decides about row groups that cannot be decoded.
         pool: Decodes.
     """
@@ -56,6 +57,7 @@ class _Window:
         rows: IntArray | None,
         schema: Schema,
         sizes: DecodedSizes,
+        memory: ColumnMemory,
         damage: DamageLog,
         pool: ThreadPoolExecutor,
     ) -> None:
@@ -63,6 +65,7 @@ class _Window:
         self._rows = rows
         self._schema = schema
         self._sizes = sizes
+        self.memory = memory
         self._damage = damage
         self._pool = pool
         self._damaged: set[tuple[str, int]] = set()
@@ -88,7 +91,7 @@ class _Window:
         return Piece(columns, int(self._intact_before[span.start]), int(self._intact_before[span.stop]))
 
     def _begin(self, row_groups: Sequence[RowGroup], rows: IntArray | None) -> None:
-        self._reader = WindowReader(row_groups, self._schema, rows, self._sizes)
+        self._reader = WindowReader(row_groups, self._schema, rows, self._sizes, self.memory)
         tasks = self._reader.tasks() if row_groups else []
         self._pending: list[Future[None]] = [self._pool.submit(task) for task in tasks]
 
@@ -162,6 +165,7 @@ class Windows:
         self._pool = pool
         self._last_epoch = order.locate(max(stop_step - 1, 0))[0]
         self._held: dict[WindowKey, _Window] = {}
+        self._free: list[ColumnMemory] = []
         self._position: dict[int, WindowKey] = {}
         self._current: set[WindowKey] = set()
         self.counts = {name: FeatureCounts() for name in schema.feature_names}
@@ -205,7 +209,9 @@ class Windows:
 
     def _hold(self, upcoming: set[WindowKey]) -> None:
         for key in self._held.keys() - self._current - upcoming:
-            self._held.pop(key)
+            window = self._held.pop(key)
+            if window.entered:  # all of it was decoded, and what was taken of it is copied
+                self._free.append(window.memory)
         # What is needed now goes to the pool before what is needed later.
         for key in [*sorted(self._current), *sorted(upcoming - self._current)]:
             if key not in self._held:
@@ -224,4 +230,5 @@ class Windows:
         plan = self._order.epoch_plan(epoch)
         groups = [self._index.row_groups[number] for number in plan.windows[window]]
         rows = plan.rows(window) if plan.seeds else None
-        return _Window(groups, rows, self._schema, self._index.sizes, self._damage, self._pool)
+        memory = self._free.pop() if self._free else ColumnMemory(self._schema, self._order.largest_window)
+        return _Window(groups, rows, self._schema, self._index.sizes, memory, self._damage, self._pool)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ class BenchConfig:
     row_group_rows: int = 65_536
     window_rows: int = 131_072
     batch_size: int = 4096
-    num_threads: int = 2
+    num_threads: int | None = None
     table_mib: int = 2048
     repeats: int = 5
     folder: str | None = None
@@ -39,8 +40,14 @@ class BenchConfig:
             if kind not in KINDS:
                 raise ConfigError(f"kinds: '{kind}' is unknown. Known names: {', '.join(KINDS)}.")
         for key in ("rows", "row_group_rows", "window_rows", "batch_size", "num_threads", "table_mib", "repeats"):
-            if getattr(self, key) < 1:
-                raise ConfigError(f"{key} is {getattr(self, key)}, but must be at least 1.")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"{key} is {value}, but must be at least 1.")
+
+    @property
+    def decoding_threads(self) -> int:
+        """``num_threads``; or one for each core but one, which assembles the batches."""
+        return self.num_threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def run(config: BenchConfig) -> None:
@@ -52,7 +59,7 @@ def run(config: BenchConfig) -> None:
     torch.set_num_threads(1)
     print(
         f"{config.rows:,} rows in row groups of {config.row_group_rows:,}, shuffled in windows of "
-        f"{config.window_rows:,}; batches of {config.batch_size:,}; {config.num_threads} decoding threads; "
+        f"{config.window_rows:,}; batches of {config.batch_size:,}; {config.decoding_threads} decoding threads; "
         f"medians of {config.repeats}\n{HEADER}"
     )
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
@@ -65,7 +72,7 @@ def run(config: BenchConfig) -> None:
                 kind,
                 window_rows=config.window_rows,
                 batch_size=config.batch_size,
-                num_threads=config.num_threads,
+                num_threads=config.decoding_threads,
                 repeats=config.repeats,
             )
             print(line(kind, measured), flush=True)

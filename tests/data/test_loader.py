@@ -245,6 +245,15 @@ def test_no_more_windows_are_held_than_the_formula_counts(tmp_path: Path, batch:
     assert windows_per_lane(source.order) == 2 or batch // lanes > 6
 
 
+def test_windows_that_come_are_decoded_into_the_memory_of_those_that_are_done(tmp_path: Path) -> None:
+    source = loader(write(tmp_path, 50), batch=5, lanes=1)
+    steps = 3 * source.order.steps_per_epoch  # of four windows each
+    with ThreadPoolExecutor(1) as pool:
+        windows = source.windows(steps, pool)
+        taken = [piece.columns.one_hot for step in range(steps) for piece in windows.take(step).lanes[0]]
+    assert 1 < len({columns.ctypes.data for columns in taken}) <= windows_per_lane(source.order)
+
+
 def threads_alive() -> set[threading.Thread]:
     return {t for t in threading.enumerate() if t.name.startswith(("batch-loader", "decode"))}
 
