@@ -8,7 +8,6 @@ from math import prod
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from torchrec.distributed.planner.types import ShardingOption
 
@@ -20,9 +19,18 @@ from trainer.dense_cost import DenseCost, dense_cost
 from trainer.errors import ConfigError
 from trainer.model.ctr import row_layout
 from trainer.model.embeddings import TABLE_PREFIX, embedding_tables
-from trainer.optimizer import TABLE_BYTES, check_sparse_optimizer, fuse_sparse_optimizer, row_bytes, state_bytes
 from trainer.sharding import plan_sharding
 from trainer.sharding_rules import check_sharding
+from trainer.table_optimizer import (
+    TABLE_BYTES,
+    Settings,
+    check_table_optimizers,
+    fuse_optimizers,
+    row_bytes,
+    state_bytes,
+    states_as_planned,
+    table_settings,
+)
 
 USES = ("tables", "optimizer", "gradients", "buffers", "dense", "activations")
 PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch")
@@ -131,9 +139,9 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
     Raises:
         ConfigError: The planner finds no plan, or the config asks for what the cluster's device lacks.
     """
-    cluster, sparse = config.cluster, config.optimizer.sparse
+    cluster, settings = config.cluster, table_settings(schema, config.optimizer)
     check_sharding(config.sharding, schema, cluster.device)
-    check_sparse_optimizer(sparse, config.sharding, config.precision, torch.device(cluster.device))
+    check_table_optimizers(settings, config.sharding, config.precision, cluster.device)
     batch_size = -(-config.global_batch_size // cluster.world_size)
     dense = dense_cost(
         schema,
@@ -146,24 +154,24 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
     inputs = int(8 * batch_size * sum(feature.max_length for feature in schema.sparse) * _COPIES_OF_INPUT)
     width = row_layout(config.model).width
     plan = plan_sharding(
-        _meta_model(config, schema),
+        _meta_model(config, schema, settings),
         config.sharding,
         schema,
         cluster,
         batch_size=batch_size,
         fixed_bytes=dense.total_bytes + inputs,
-        row_bytes=row_bytes(width, sparse, config.precision),
+        row_bytes=row_bytes(width, settings, config.precision),
     )
     places = {f"{TABLE_PREFIX}{table.name}": place for place, table in enumerate(schema.tables())}
     options = sorted(plan.options, key=lambda option: places[option.name])
-    memory, host = _memory(options, config, dense, inputs)
+    memory, host = _memory(options, config, settings, dense, inputs)
     capacity = memory_of_rank(cluster, config.sharding)
     own = capacity[cluster.device == "cpu"]
     flops_per_ms = _peak(config) * 1e9 * cluster.dense_utilization
     return Estimate(
         cluster=cluster,
         batch_size=batch_size,
-        tables=[_table(option, config) for option in options],
+        tables=[_table(option, config, settings) for option in options],
         memory=memory,
         host=host,
         capacity=(own, capacity[1]),
@@ -176,37 +184,36 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
     )
 
 
-def _meta_model(config: PlanConfig, schema: Schema) -> nn.Module:
+def _meta_model(config: PlanConfig, schema: Schema, settings: Settings) -> nn.Module:
     """Nothing but the tables, under the name that they have in the model."""
     half = config.precision.tables == "fp16"
     tables = embedding_tables(schema, row_layout(config.model), half=half)
-    fuse_sparse_optimizer(tables, config.optimizer.sparse)
+    fuse_optimizers(tables, settings, config.precision)
     return nn.ModuleDict({"embeddings": tables})
 
 
-def _shard_bytes(option: ShardingOption, config: PlanConfig) -> list[tuple[int, int]]:
+def _shard_bytes(option: ShardingOption, config: PlanConfig, settings: Settings) -> list[tuple[int, int]]:
     """(rows, optimizer states) of each shard; states are float32, whatever the rows are."""
-    element = TABLE_BYTES[config.precision.tables]
+    element, optimizer = TABLE_BYTES[config.precision.tables], settings[option.name.removeprefix(TABLE_PREFIX)]
     return [
-        (element * prod(shard.size), shard.size[0] * state_bytes(shard.size[1], config.optimizer.sparse))
-        for shard in option.shards
+        (element * prod(shard.size), shard.size[0] * state_bytes(shard.size[1], optimizer)) for shard in option.shards
     ]
 
 
-def _table(option: ShardingOption, config: PlanConfig) -> TableEstimate:
+def _table(option: ShardingOption, config: PlanConfig, settings: Settings) -> TableEstimate:
     return TableEstimate(
         name=option.name.removeprefix(TABLE_PREFIX),
         rows=option.tensor.shape[0],
         sharding_type=option.sharding_type,
         kernel=option.compute_kernel,
         ranks=[shard.rank for shard in option.shards],
-        shard_bytes=[rows + states for rows, states in _shard_bytes(option, config)],
+        shard_bytes=[rows + states for rows, states in _shard_bytes(option, config, settings)],
         ms=max(shard.perf.total for shard in option.shards),
     )
 
 
 def _memory(
-    options: list[ShardingOption], config: PlanConfig, dense: DenseCost, inputs: int
+    options: list[ShardingOption], config: PlanConfig, settings: Settings, dense: DenseCost, inputs: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Bytes by use and rank, and the main memory of GPU ranks."""
     world_size, on_gpu = config.cluster.world_size, config.cluster.device == "cuda"
@@ -216,10 +223,10 @@ def _memory(
         caching, replicated = option.compute_kernel == "fused_uvm_caching", option.compute_kernel == "dense"
         in_main = option.compute_kernel in ("fused_uvm", "fused_uvm_caching")
         cached = (option.cache_load_factor or 0.2) if caching else 0.0
-        for shard, (rows, states) in zip(option.shards, _shard_bytes(option, config), strict=True):
+        for shard, (rows, states) in zip(option.shards, _shard_bytes(option, config, settings), strict=True):
             counted = shard.storage.hbm if on_gpu else shard.storage.ddr
             # What the planner counts beyond the shard's rows and states is input and output of the lookup.
-            multiplier = states_as_counted(option, config)
+            multiplier = states_as_planned(option.tensor.shape[1], settings[option.name.removeprefix(TABLE_PREFIX)])
             share = cached if in_main else 1.0
             memory["buffers"][shard.rank] += max(0, counted - int(share * rows * (1 + multiplier)))
             memory["tables"][shard.rank] += int(share * rows)
@@ -231,13 +238,6 @@ def _memory(
     memory["dense"] += dense.resident_bytes
     memory["activations"] += dense.activation_bytes
     return memory, host
-
-
-def states_as_counted(option: ShardingOption, config: PlanConfig) -> float:
-    """Optimizer states relative to the rows, as TorchRec's storage estimate has them."""
-    return {"sgd": 0.0, "adagrad": 1.0, "adam": 2.0, "rowwise_adagrad": 1 / option.tensor.shape[1]}[
-        config.optimizer.sparse.name
-    ]
 
 
 def _times(options: list[ShardingOption], world_size: int) -> dict[str, np.ndarray]:

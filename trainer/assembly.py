@@ -17,10 +17,10 @@ from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.embeddings import initialize_tables
 from trainer.model.precision import set_matmul_precision
 from trainer.model.step_context import StepContext
-from trainer.optimizer import check_sparse_optimizer, fuse_sparse_optimizer, row_bytes
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
 from trainer.sharding_rules import check_sharding
 from trainer.table_groups import table_groups
+from trainer.table_optimizer import Settings, check_table_optimizers, fuse_optimizers, row_bytes, table_settings
 from trainer.table_replicas import TableReplicas
 
 
@@ -32,6 +32,7 @@ class Assembled:
         model: On the worker's device, initialized.
         step_context: Wants to know the step before each forward pass in training.
         plan: Where the tables are, in each sharding group alike, its ranks counted from 0.
+        settings: The optimizer of each table.
         replicas: The copies of the tables in several sharding groups, to be kept equal.
         num_parameters: Numbers that are learned, over all ranks; the padding of table rows left out.
     """
@@ -39,6 +40,7 @@ class Assembled:
     model: DistributedModelParallel
     step_context: StepContext
     plan: list[PlannedTable]
+    settings: Settings
     replicas: TableReplicas
     num_parameters: int
 
@@ -57,7 +59,8 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     """
     set_matmul_precision(config.precision, worker.device)
     check_sharding(config.sharding, schema, worker.device.type)
-    check_sparse_optimizer(config.optimizer.sparse, config.sharding, config.precision, worker.device)
+    settings = table_settings(schema, config.optimizer)
+    check_table_optimizers(settings, config.sharding, config.precision, worker.device.type)
     context = StepContext(config.seed, loader.lanes)
     model = CTRModel(
         schema,
@@ -71,7 +74,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     tables, layout = model.embeddings.embedding_bag_configs(), row_layout(config.model)
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
     num_parameters += sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embeddings."))
-    fuse_sparse_optimizer(model.embeddings, config.optimizer.sparse)
+    fuse_optimizers(model.embeddings, settings, config.precision)
     batch_size = loader.order.rows_per_lane_step * len(loader.lanes)
     dense = dense_cost(
         schema,
@@ -94,7 +97,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
             cluster_of_group(detected_cluster(worker), groups),
             batch_size=batch_size,
             fixed_bytes=dense.total_bytes,
-            row_bytes=row_bytes(layout.width, config.optimizer.sparse, config.precision),
+            row_bytes=row_bytes(layout.width, settings, config.precision),
         )
         return plan.sharding
 
@@ -109,4 +112,4 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         seed=config.seed,
     )
     replicas = TableReplicas(sharded, every=config.sharding.average_every_steps)
-    return Assembled(sharded, context, planned_tables(plan, tables), replicas, num_parameters)
+    return Assembled(sharded, context, planned_tables(plan, tables), settings, replicas, num_parameters)

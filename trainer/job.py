@@ -87,7 +87,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     checkpoints = CheckpointManager(config, run_identity(train_set, config, order), world_size=worker.world_size)
     resume = checkpoints.find_resume()
     assembled = assemble(train_set.schema, config, worker, train_loader)
-    optimizers = Optimizers(assembled.model, config.optimizer, total_steps=schedule_steps)
+    optimizers = Optimizers(assembled.model, config.optimizer, assembled.settings, total_steps=schedule_steps)
     metrics = MetricSet(worker.device)
     if resume is not None:
         restore_training(resume.path, assembled.model, optimizers, metrics)

@@ -58,15 +58,9 @@ def refused(worker: Worker, config: TrainConfig) -> None:
     build(config, worker)
 
 
-def test_an_optimizer_that_the_device_lacks_is_refused(make_config: Callable[..., TrainConfig]) -> None:
-    (error,) = run_ranks(1, refused, make_config(optimizer={"sparse": {"name": "adam"}}))
-    assert "optimizer.sparse.name is 'adam', which FBGEMM's CPU kernels do not have" in str(error)
-
-
-def test_weight_decay_that_the_kernels_would_leave_out_is_refused(make_config: Callable[..., TrainConfig]) -> None:
-    (error,) = run_ranks(1, refused, make_config(optimizer={"sparse": {"weight_decay": 0.1}}))
-    assert "optimizer.sparse.weight_decay is 0.1, but decay of whole tables" in str(error)
-    assert "use sharding=data_parallel" in str(error)
+def test_an_optimizer_that_the_device_lacks_is_refused_on_every_rank(make_config: Callable[..., TrainConfig]) -> None:
+    for error in run_ranks(2, refused, make_config(optimizer={"tables": [{"match": "user", "name": "lamb"}]})):
+        assert "the optimizer of table 'user' is 'lamb', which FBGEMM's CPU kernels do not have" in str(error)
 
 
 def test_tables_that_fit_nowhere_are_refused_with_remedies(make_config: Callable[..., TrainConfig]) -> None:

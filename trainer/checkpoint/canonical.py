@@ -4,7 +4,8 @@
 
     tables/<table>/weight         [rows, width]
     tables/<table>/sum            of Adagrad, [rows, width]; of row-wise Adagrad, [rows]
-    tables/<table>/exp_avg        of Adam, [rows, width]; so exp_avg_sq; and step, []
+    tables/<table>/exp_avg        of Adam and LAMB, [rows, width]; so exp_avg_sq; and step, []
+    tables/<table>/exp_avg_sq     of their partially row-wise kinds, [rows]
     dense/<parameter>             everything that is not a table
     dense/<parameter>/<moment>    of its optimizer, under torch's own names
     metric_sums                   since the last report
@@ -26,21 +27,32 @@ from torch import nn
 from torchrec.distributed.types import ShardedTensor
 
 from trainer.checkpoint.parts import Part, Stored, Tensors, spread_writers, unwritten, whole
-from trainer.model.embeddings import TABLE_PREFIX, local_parts
+from trainer.model.embeddings import local_parts, table_of_parameter
 from trainer.optimizer import Optimizers
 from trainer.table_groups import group_place
 from trainer.table_kernels import table_kernels
+from trainer.table_optimizer import Settings
 
 TABLE_MOMENTS: dict[str, tuple[str, ...]] = {
     "sgd": (),
     "adagrad": ("sum",),
     "rowwise_adagrad": ("sum",),
     "adam": ("exp_avg", "exp_avg_sq", "step"),
+    "partial_rowwise_adam": ("exp_avg", "exp_avg_sq", "step"),
+    "lamb": ("exp_avg", "exp_avg_sq", "step"),
+    "partial_rowwise_lamb": ("exp_avg", "exp_avg_sq", "step"),
 }
 """Of each optimizer of tables, those of FBGEMM's states in FBGEMM's order.
 
 The ``step`` that torch's Adagrad counts, too, would only matter to a decay of its rate, which it is not given.
 """
+
+ROW_WISE_MOMENTS = {
+    ("rowwise_adagrad", "sum"),
+    ("partial_rowwise_adam", "exp_avg_sq"),
+    ("partial_rowwise_lamb", "exp_avg_sq"),
+}
+"""(optimizer, moment): one number for each row."""
 
 _BLOCK_ROWS = 1 << 22
 
@@ -97,7 +109,7 @@ def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.
         tensors = {moment: value for moment, value in moments.items() if isinstance(value, torch.Tensor)}
         replicated |= {f"dense/{name}/{moment}": whole(value) for moment, value in tensors.items()}
     if optimizers.replicated is not None:
-        replicated |= _replicated_moments(optimizers.replicated.state_dict()["state"], optimizers.sparse_name)
+        replicated |= _replicated_moments(optimizers.replicated.state_dict()["state"], optimizers.settings)
     fused = _FusedMoments(model, optimizers)
     stored: Tensors = {**model_state(model).tensors, **_spread(replicated), **_share_out(fused.tensors, model)}
     return State(stored, tuple(fused.copies), fused.step, fused.kernels)
@@ -105,21 +117,21 @@ def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.
 
 def table_key(name: str) -> str | None:
     """The key of a table's weight, for its name in the model; None for what is no table."""
-    if ".embedding_bags." not in name:
-        return None
-    return f"tables/{name.split('.')[-2].removeprefix(TABLE_PREFIX)}/weight"
+    table = table_of_parameter(name)
+    return None if table is None else f"tables/{table}/weight"
 
 
-def _replicated_moments(state: dict[str, dict[str, torch.Tensor]], optimizer: str) -> Tensors:
+def _replicated_moments(state: dict[str, dict[str, torch.Tensor]], settings: Settings) -> Tensors:
     moments: Tensors = {}
     for name, values in state.items():
-        key = table_key(name)
-        assert key is not None
+        table = table_of_parameter(name)
+        assert table is not None
+        optimizer = settings[table].name
         for moment in TABLE_MOMENTS[optimizer]:
             value = values[moment]
             # torch's row-wise sums are a column.
-            row_wise = optimizer == "rowwise_adagrad"
-            moments[key.removesuffix("weight") + moment] = whole(value.view(-1) if row_wise else value)
+            row_wise = (optimizer, moment) in ROW_WISE_MOMENTS
+            moments[f"tables/{table}/{moment}"] = whole(value.view(-1) if row_wise else value)
     return moments
 
 
@@ -133,18 +145,19 @@ class _FusedMoments:
         self.kernels = tuple(table_kernels(model))
         self._process_group = group_place(model).process_group
         states: dict[str, dict[str, ShardedTensor]] = optimizers.fused.state_dict()["state"]
-        moments = TABLE_MOMENTS[optimizers.sparse_name]
         for name, weight in model.state_dict().items():
-            key = table_key(name)
-            if key is None or not isinstance(weight, ShardedTensor):
+            table = table_of_parameter(name)
+            if table is None or not isinstance(weight, ShardedTensor):
                 continue
+            optimizer = optimizers.settings[table].name
+            moments = TABLE_MOMENTS[optimizer]
             # A rank without a shard of the table has no state of it, but has the keys.
             held = list(states.get(name, {}).values())
             assert not weight.local_shards() or len(held) >= len([m for m in moments if m != "step"])
             for number, moment in enumerate(moments):
                 local = held[number] if moment != "step" and held else None
-                self.tensors[key.removesuffix("weight") + moment] = self._moment(
-                    moment, weight, local, row_wise=optimizers.sparse_name == "rowwise_adagrad"
+                self.tensors[f"tables/{table}/{moment}"] = self._moment(
+                    moment, weight, local, row_wise=(optimizer, moment) in ROW_WISE_MOMENTS
                 )
 
     def _moment(self, moment: str, weight: ShardedTensor, local: ShardedTensor | None, *, row_wise: bool) -> Stored:
@@ -166,7 +179,8 @@ class _FusedMoments:
         """One sum for each row: where shards of columns have each their own, the mean weighted by width.
 
         Row-wise Adagrad sums up the mean of a row's squared gradient over its columns, so that the mean of
-        the shards' sums is what the whole row's sum would be. TorchRec lays the shards' sums one behind the
+        the shards' sums is what the whole row's sum would be; so do the moving averages of the partially row-wise
+        kinds. TorchRec lays the shards' sums one behind the
         other: [columns' shards x rows].
         """
         num_rows, width = weight.size()

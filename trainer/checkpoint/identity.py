@@ -12,6 +12,7 @@ from trainer.checkpoint.bucket import Location
 from trainer.config import TrainConfig
 from trainer.errors import CheckpointError, ConfigError
 from trainer.inputs import Dataset
+from trainer.table_optimizer import table_settings
 
 _SHOWN = 8
 
@@ -24,6 +25,12 @@ def run_identity(dataset: Dataset, config: TrainConfig, order: SampleOrder) -> d
         "model": dataclasses.asdict(config.model),
         "precision.tables": config.precision.tables,
         "optimizer.sparse.name": config.optimizer.sparse.name,
+        # By table, whatever the rules are that lead to it.
+        "optimizer.tables": {
+            table: settings.name
+            for table, settings in table_settings(dataset.schema, config.optimizer).items()
+            if settings.name != config.optimizer.sparse.name
+        },
         "optimizer.dense.name": config.optimizer.dense.name,
         "seed": config.seed,
         "global_batch_size": order.global_batch_size,

@@ -21,6 +21,7 @@ from trainer.config.optimizer import (
     OptimizerConfig,
     ScheduleConfig,
     SparseOptimizerConfig,
+    TableOptimizerRule,
 )
 from trainer.config.precision import PrecisionConfig
 from trainer.config.replay import ReplayConfig
@@ -47,6 +48,7 @@ __all__ = [
     "ScheduleConfig",
     "ShardingConfig",
     "SparseOptimizerConfig",
+    "TableOptimizerRule",
     "TrainConfig",
     "to_config",
 ]

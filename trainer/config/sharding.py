@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 
 from omegaconf import MISSING
 
@@ -111,6 +112,11 @@ class ShardingConfig:
     def replicates_all(self) -> bool:
         """Whether every table is replicated on every rank, under torch's optimizers."""
         return all(types == ["data_parallel"] for types in (self.types, *(r.types for r in self.tables if r.types)))
+
+    def types_of(self, table: str) -> list[str]:
+        """The sharding types that the planner may choose from for a table: those of the last rule that gives any."""
+        given = [rule.types for rule in self.tables if rule.types and fnmatchcase(table, rule.match)]
+        return given[-1] if given else self.types
 
     @property
     def replicates_some(self) -> bool:

@@ -104,6 +104,11 @@ def initialize_tables(
                 target.copy_(values[start - first : stop - first, columns])
 
 
+def table_of_parameter(name: str) -> str | None:
+    """The table whose weight has a name in the model, or in its optimizer; None for what is no table."""
+    return name.split(".")[-2].removeprefix(TABLE_PREFIX) if ".embedding_bags." in name else None
+
+
 def local_parts(table: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, int]]]:
     """What this rank holds of a table: tensors with the (row, column) in the table where each begins."""
     if isinstance(table, ShardedTensor):
