@@ -70,6 +70,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         world_size=worker.world_size,
         seed=config.seed,
         sum_weights=not loader.knows_global_weight,
+        max_gradients={name: s.max_grad_value for name, s in settings.items() if s.max_grad_value is not None},
     )
     tables, layout = model.embeddings.embedding_bag_configs(), row_layout(config.model)
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values

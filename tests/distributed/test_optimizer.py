@@ -54,6 +54,43 @@ def test_dense_optimizer_steps_like_torch_from_the_first_step_on(
         assert torch.equal(a, b)
 
 
+def clipped_step(worker: Worker, configs: list[TrainConfig]) -> list[tuple[float, int]]:
+    """A step of rate 1 from known gradients; how far it is from torch's own clipping, and parameters of tables."""
+    outcomes = []
+    for config in configs:
+        job = build(config, worker)
+        parameters = job.optimizers.combined.params
+        theirs = [p.detach().clone().requires_grad_() for p in parameters.values()]
+        generator = torch.Generator().manual_seed(0)
+        for a, b in zip(parameters.values(), theirs, strict=True):
+            a.grad = torch.randn(a.shape, generator=generator)
+            b.grad = a.grad.clone()
+        dense = config.optimizer.dense
+        if dense.max_grad_norm is not None:
+            torch.nn.utils.clip_grad_norm_(theirs, dense.max_grad_norm)
+        if dense.max_grad_value is not None:
+            torch.nn.utils.clip_grad_value_(theirs, dense.max_grad_value)
+        job.optimizers.combined.step()
+        torch.optim.SGD(theirs, lr=1.0).step()
+        far = max(float((a - b).detach().abs().max()) for a, b in zip(parameters.values(), theirs, strict=True))
+        outcomes.append((far, sum(".embedding_bags." in name for name in parameters)))
+    return outcomes
+
+
+def test_norm_and_values_are_those_of_the_dense_part_and_replicated_tables_together(
+    make_config: Callable[..., TrainConfig],
+) -> None:
+    sgd = {"name": "sgd", "lr": 1.0}
+    limits: list[dict[str, float]] = [{"max_grad_norm": 0.5}, {"max_grad_value": 0.25}]
+    configs = [
+        make_config(sharding={"types": ["data_parallel"]}, optimizer={"sparse": sgd, "dense": {**sgd, **limit}})
+        for limit in limits
+    ]
+    for far, num_tables in results_of(run_ranks(1, clipped_step, configs))[0]:
+        assert far < 1e-6
+        assert num_tables == 4
+
+
 def refused(worker: Worker, config: TrainConfig) -> None:
     build(config, worker)
 

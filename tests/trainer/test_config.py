@@ -92,6 +92,27 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": {"sparse": {"weight_decay": -1}}}, "optimizer.sparse.weight_decay is -1.0, but must be 0 or a pos"),
     ({"optimizer": {"sparse": {"name": "adagard"}}}, "is 'adagard', which is unknown. Did you mean 'adagrad'?"),
     ({"optimizer": {"sparse": {"lr": 0}}}, "optimizer.sparse.lr is 0.0, but must be a positive number."),
+    ({"optimizer": {"sparse": {"beta1": 1}}}, "optimizer.sparse.beta1 is 1.0, but must be at least 0 and below 1."),
+    (
+        {"optimizer": {"sparse": {"name": "lam"}}},
+        "optimizer.sparse.name is 'lam', which is unknown. Did you mean 'lamb'?",
+    ),
+    (
+        {"optimizer": {"sparse": {"max_grad_value": 0}}},
+        "optimizer.sparse.max_grad_value is 0.0, but must be a positive",
+    ),
+    (
+        {"optimizer": {"tables": [{"match": "*", "lr": 0}]}},
+        "optimizer.tables.lr is 0.0, but must be a positive number.",
+    ),
+    (
+        {"optimizer": {"tables": [{"match": "*", "weight_decay_mode": "l1"}]}},
+        "optimizer.tables.weight_decay_mode is 'l1', which is unknown. Known names: l2, decoupled.",
+    ),
+    (
+        {"optimizer": {"dense": {"max_grad_norm": 1, "max_grad_value": 2}}},
+        "optimizer.dense.max_grad_norm is 1 and max_grad_value 2, but gradients are clipped by one of them",
+    ),
     ({"optimizer": {"sparse": {"eps": 0}}}, "optimizer.sparse.eps is 0.0, but must be a positive number."),
     ({"optimizer": {"dense": {"lr": float("nan")}}}, "optimizer.dense.lr is nan, but must be a positive number."),
     ({"optimizer": {"dense": {"weight_decay": -1}}}, "optimizer.dense.weight_decay is -1.0, but must be 0 or"),

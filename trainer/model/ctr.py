@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -10,7 +12,7 @@ from torch import nn
 from data.batch import Batch
 from data.schema import Schema
 from trainer.config import ModelConfig, PrecisionConfig
-from trainer.model.embeddings import FieldVectors, RowLayout, embedding_tables
+from trainer.model.embeddings import FieldVectors, LookedUpRows, RowLayout, embedding_tables
 from trainer.model.head import head_configs, known_heads
 from trainer.model.head.base import Shape
 from trainer.model.step_context import StepContext
@@ -108,6 +110,7 @@ class CTRModel(nn.Module):
         world_size: Ranks of the job.
         seed: Of the dense weights; the tables are initialized once they are sharded.
         sum_weights: Whether :attr:`Batch.global_weight` is unknown even without sample weights.
+        max_gradients: Of looked-up rows, by table (see :class:`trainer.model.embeddings.LookedUpRows`); None for none.
 
     Raises:
         ConfigError: A head or one of its settings is unknown or out of range.
@@ -123,6 +126,7 @@ class CTRModel(nn.Module):
         world_size: int,
         seed: int,
         sum_weights: bool = False,
+        max_gradients: dict[str, float] | None = None,
     ) -> None:
         super().__init__()
         shape = Shape(len(schema.sparse) + len(schema.dense), config.embedding_dim)
@@ -130,20 +134,21 @@ class CTRModel(nn.Module):
         # Every rank draws the same dense weights, and leaves the global generator as it was.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.fields = FieldVectors(
-                schema.sparse_keys,
-                num_dense=len(schema.dense),
-                layout=layout,
-                std=config.init_std,
-            )
+            self.fields = FieldVectors(num_dense=len(schema.dense), layout=layout, std=config.init_std)
             self.head_sum = HeadSum(config, shape, context, bf16=precision.dense == "bf16")
+        limits = max_gradients or {}
+        self.rows = LookedUpRows(
+            schema.sparse_keys,
+            max_gradients=[limits.get(feature.table, math.inf) for feature in schema.sparse],
+            world_size=world_size,
+        )
         self.loss = WeightedLogLoss(world_size=world_size, sum_weights=sum_weights or schema.weight is not None)
         self.embeddings = embedding_tables(schema, layout, half=precision.tables == "fp16")
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""
-        embedded = self.embeddings(batch.sparse)
-        first_order_BM, vectors_BMD = self.fields(embedded, batch.dense)
+        rows_BFR = self.rows(self.embeddings(batch.sparse))
+        first_order_BM, vectors_BMD = self.fields(rows_BFR, batch.dense)
         logits_B = self.head_sum(first_order_BM, vectors_BMD, batch.weights)
         loss = self.loss(logits_B, (batch.labels, batch.weights, batch.global_weight, batch.fill))
         return loss, (logits_B.detach(), batch.labels, batch.weights)

@@ -5,6 +5,7 @@ B: batch, F: sparse features, N: dense features, M = F + N fields, D: factors, R
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -116,38 +117,31 @@ def local_parts(table: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, int]
     return [(table, (0, 0))]
 
 
-class FieldVectors(nn.Module):
-    """Joins what the lookup gave with the dense columns, which are fields, too.
+class LookedUpRows(nn.Module):
+    """What the lookup gave, in the order of the schema; on the way back, gradients within their limits.
 
-    Guo et al. 2017, section 2: a continuous field j is its value x_j itself, so that its vector is
-    v_j * x_j and its first-order term w_j * x_j; a categorical field has x = 1.
+    Limits hold for each number of the gradient of one sample's looked-up row (of a list: its sum or mean), before
+    the gradients of a table row are summed up over the samples: so they are the same on every sharding, kernel
+    and world size.
 
     Args:
         keys: The sparse features in their canonical order.
-        num_dense: N.
-        layout: Of the table rows.
-        std: Standard deviation of the dense fields' initial factors.
+        max_gradients: Of each of them; infinity for none.
+        world_size: Ranks that the loss is multiplied by, and its gradients averaged over.
     """
 
-    def __init__(self, keys: list[str], *, num_dense: int, layout: RowLayout, std: float) -> None:
+    _limits: torch.Tensor | None
+
+    def __init__(self, keys: list[str], *, max_gradients: list[float], world_size: int) -> None:
         super().__init__()
-        # A parameter that the loss does not depend on would keep the gradients' all-reduce waiting.
-        if num_dense and layout.num_factors:
-            self.dense_vectors = nn.Parameter(torch.empty(num_dense, layout.num_factors).normal_(0, std))
-        if num_dense and layout.first_order:
-            self.dense_weights = nn.Parameter(torch.zeros(num_dense))
         self._keys = keys
-        self._num_dense = num_dense
-        self._layout = layout
+        limited = any(map(math.isfinite, max_gradients))
+        limits_F1 = world_size * torch.tensor(max_gradients).unsqueeze(1) if limited else None
+        self.register_buffer("_limits", limits_F1, persistent=False)
         self._permutation: tuple[list[str], torch.Tensor | None] | None = None
 
-    def forward(
-        self, embedded: KeyedTensor | LazyAwaitable[KeyedTensor], dense_BN: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """First-order terms float [B, M] and vectors float [B, M, D]: sparse fields, then dense ones.
-
-        What the layout leaves out is empty: [B, 0] or [B, M, 0].
-        """
+    def forward(self, embedded: KeyedTensor | LazyAwaitable[KeyedTensor]) -> torch.Tensor:
+        """Rows, float [B, F, R]."""
         if isinstance(embedded, LazyAwaitable):
             embedded = embedded.wait()
         rows_BFR = embedded.values().unflatten(1, (len(self._keys), -1))
@@ -155,13 +149,10 @@ class FieldVectors(nn.Module):
         order = self._order(embedded.keys(), rows_BFR.device)
         if order is not None:
             rows_BFR = rows_BFR.index_select(1, order)
-        D = self._layout.num_factors
-        first_order_BM, vectors_BMD = rows_BFR[:, :, D : self._layout.num_values].flatten(1), rows_BFR[:, :, :D]
-        if self._num_dense and self._layout.first_order:
-            first_order_BM = torch.cat([first_order_BM, dense_BN * self.dense_weights], 1)
-        if self._num_dense and D:
-            vectors_BMD = torch.cat([vectors_BMD, dense_BN.unsqueeze(2) * self.dense_vectors], 1)
-        return first_order_BM, vectors_BMD
+        if self._limits is not None and rows_BFR.requires_grad:
+            limits_F1 = self._limits
+            rows_BFR.register_hook(lambda gradient_BFR: torch.clamp(gradient_BFR, -limits_F1, limits_F1))
+        return rows_BFR
 
     def _order(self, keys: list[str], device: torch.device) -> torch.Tensor | None:
         if self._permutation is None or self._permutation[0] != keys:
@@ -169,3 +160,39 @@ class FieldVectors(nn.Module):
             identity = places == list(range(len(places)))
             self._permutation = (keys, None if identity else torch.tensor(places, device=device))
         return self._permutation[1]
+
+
+class FieldVectors(nn.Module):
+    """Joins what the lookup gave with the dense columns, which are fields, too.
+
+    Guo et al. 2017, section 2: a continuous field j is its value x_j itself, so that its vector is
+    v_j * x_j and its first-order term w_j * x_j; a categorical field has x = 1.
+
+    Args:
+        num_dense: N.
+        layout: Of the table rows.
+        std: Standard deviation of the dense fields' initial factors.
+    """
+
+    def __init__(self, *, num_dense: int, layout: RowLayout, std: float) -> None:
+        super().__init__()
+        # A parameter that the loss does not depend on would keep the gradients' all-reduce waiting.
+        if num_dense and layout.num_factors:
+            self.dense_vectors = nn.Parameter(torch.empty(num_dense, layout.num_factors).normal_(0, std))
+        if num_dense and layout.first_order:
+            self.dense_weights = nn.Parameter(torch.zeros(num_dense))
+        self._num_dense = num_dense
+        self._layout = layout
+
+    def forward(self, rows_BFR: torch.Tensor, dense_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """First-order terms float [B, M] and vectors float [B, M, D]: sparse fields, then dense ones.
+
+        What the layout leaves out is empty: [B, 0] or [B, M, 0].
+        """
+        D = self._layout.num_factors
+        first_order_BM, vectors_BMD = rows_BFR[:, :, D : self._layout.num_values].flatten(1), rows_BFR[:, :, :D]
+        if self._num_dense and self._layout.first_order:
+            first_order_BM = torch.cat([first_order_BM, dense_BN * self.dense_weights], 1)
+        if self._num_dense and D:
+            vectors_BMD = torch.cat([vectors_BMD, dense_BN.unsqueeze(2) * self.dense_vectors], 1)
+        return first_order_BM, vectors_BMD

@@ -10,7 +10,7 @@ from torch.autograd import Variable
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.distributed.types import LazyAwaitable
 
-from trainer.model.embeddings import FieldVectors
+from trainer.model.embeddings import LookedUpRows
 from trainer.timing.clock import StageClock
 from trainer.timing.stages import Stage
 
@@ -25,7 +25,7 @@ def watch_model(model: nn.Module, clock: StageClock) -> None:
     for module in model.modules():
         if isinstance(module, ShardedEmbeddingBagCollection):
             _watch_tables(module, clock)
-        elif isinstance(module, FieldVectors):
+        elif isinstance(module, LookedUpRows):
             _watch_embeddings(module, clock)
 
 
@@ -57,18 +57,18 @@ def _watch_tables(tables: ShardedEmbeddingBagCollection, clock: StageClock) -> N
         lookup.register_forward_hook(_looked_up(clock))
 
 
-def _watch_embeddings(fields: FieldVectors, clock: StageClock) -> None:
+def _watch_embeddings(rows: LookedUpRows, clock: StageClock) -> None:
     def receive(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        embedded, *others = inputs
+        (embedded,) = inputs
         with clock.during(Stage.OUTPUT_DIST):
             if isinstance(embedded, LazyAwaitable):
                 embedded = embedded.wait()
         values = embedded.values()
         if values.requires_grad:
             values.register_hook(_ignoring(clock, Stage.OUTPUT_DIST))
-        return (embedded, *others)
+        return (embedded,)
 
-    fields.register_forward_pre_hook(receive)
+    rows.register_forward_pre_hook(receive)
 
 
 def _looked_up(clock: StageClock) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torchrec.sparse.jagged_tensor import KeyedTensor
 
-from trainer.model.embeddings import FieldVectors, RowLayout
+from trainer.model.embeddings import FieldVectors, LookedUpRows, RowLayout
 
 
 @pytest.mark.parametrize(("factors", "width"), [(1, 4), (3, 4), (7, 8), (8, 12), (15, 16), (16, 20), (128, 132)])
@@ -21,11 +23,12 @@ def test_rows_hold_nothing_that_no_head_reads() -> None:
 
 def fields(keys: list[str], values_BK: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     torch.manual_seed(0)
-    module = FieldVectors(["a", "b"], num_dense=1, layout=RowLayout(2, first_order=True), std=1.0)
+    module = FieldVectors(num_dense=1, layout=RowLayout(2, first_order=True), std=1.0)
+    rows = LookedUpRows(["a", "b"], max_gradients=[math.inf, math.inf], world_size=1)
     with torch.no_grad():
         module.dense_weights.fill_(10.0)
         module.dense_vectors.copy_(torch.tensor([[100.0, 1000.0]]))
-    first_order_BM, vectors_BMD = module(KeyedTensor(keys, [4, 4], values_BK), torch.tensor([[0.5]]))
+    first_order_BM, vectors_BMD = module(rows(KeyedTensor(keys, [4, 4], values_BK)), torch.tensor([[0.5]]))
     return first_order_BM.detach(), vectors_BMD.detach()
 
 
@@ -35,3 +38,16 @@ def test_fields_come_in_canonical_order_whatever_the_plan() -> None:
         first_order_BM, vectors_BMD = fields(keys, values.unsqueeze(0))
         assert first_order_BM.tolist() == [[3.0, 6.0, 5.0]]
         assert vectors_BMD.tolist() == [[[1.0, 2.0], [4.0, 5.0], [50.0, 500.0]]]
+
+
+def test_gradients_of_rows_stay_within_the_limits_of_their_feature() -> None:
+    values_BK = torch.zeros(2, 8, requires_grad=True)
+    rows = LookedUpRows(["a", "b"], max_gradients=[0.5, math.inf], world_size=2)
+    gradient_BFR = torch.tensor([[[-9.0, 0.9, 1.5, 0.0], [8.0, -8.0, 0.1, 0.0]], [[2.0, 3.0, 4.0, -5.0], [7.0] * 4]])
+    # The lookup brings b first; the loss is that of two ranks together, averaged later on.
+    rows(KeyedTensor(["b", "a"], [4, 4], values_BK)).backward(gradient_BFR)
+    assert values_BK.grad is not None
+    assert values_BK.grad.tolist() == [
+        [*[8.0, -8.0, pytest.approx(0.1), 0.0], *[-1.0, pytest.approx(0.9), 1.0, 0.0]],
+        [*[7.0] * 4, *[1.0, 1.0, 1.0, -1.0]],
+    ]
