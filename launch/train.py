@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from launch.cli import command
 from trainer.config import TrainConfig
 from trainer.distributed import Worker, process_group, worker_from_environment
-from trainer.logging.console import set_up_logging
+from trainer.logging.console import ONLY_FILE, set_up_logging
 from trainer.loop import Result, train
+
+logger = logging.getLogger(__name__)
 
 
 def run(config: TrainConfig) -> float:
@@ -20,12 +26,22 @@ def run(config: TrainConfig) -> float:
         The watched metric of the final model, the objective of a sweep.
     """
     worker = worker_from_environment(config.device)
-    set_up_logging(worker)
-    with process_group(worker, timeout_s=config.distributed.timeout_s):
+    set_up_logging(worker, log_dir=Path(config.run_dir, "logs"), as_json=config.logging.console == "json")
+    with process_group(worker, timeout_s=config.distributed.timeout_s), _logged():
         result = train(config, worker)
         if worker.is_main:
             print(summary(config, result, worker), flush=True)
     return result.metrics[config.monitor.metric]
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    """Leaves the trace of what ends this rank in its log; on the console, one rank says it in a line."""
+    try:
+        yield
+    except Exception:
+        logger.exception("ended by an error", extra=ONLY_FILE)
+        raise
 
 
 def summary(config: TrainConfig, result: Result, worker: Worker) -> str:

@@ -17,6 +17,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import Worker, on_all
 from trainer.errors import ConfigError, DataError
 from trainer.inputs import EVAL_SPLITS, Dataset, Split, file_order, make_loader, open_dataset, training_order
+from trainer.logging.summary import DatasetSummary, RunSummary, features_of
 from trainer.metric import MetricSet
 from trainer.monitor import Monitor
 from trainer.optimizer import Optimizers
@@ -65,6 +66,22 @@ class Job:
             f"files; {order.steps_per_epoch} steps an epoch; {self.worker.world_size} ranks on "
             f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}; "
             f"{self.assembled.num_parameters:,} parameters"
+        )
+
+    def summary(self) -> RunSummary:
+        """What is going to be trained, on what and with what."""
+        loaders = {"train": self.train_loader, **self.eval_loaders}
+        return RunSummary(
+            name=self.config.name,
+            headline=self.headline,
+            world_size=self.worker.world_size,
+            device=self.worker.device.type,
+            num_parameters=self.assembled.num_parameters,
+            steps_per_epoch=self.train_loader.order.steps_per_epoch,
+            total_steps=self.total_steps,
+            datasets=[DatasetSummary.of(name, loader.index) for name, loader in loaders.items()],
+            features=features_of(self.train_loader.schema),
+            plan=self.assembled.plan,
         )
 
 

@@ -19,12 +19,13 @@ from trainer.evaluate import evaluate
 from trainer.evaluation import Evaluation
 from trainer.inputs import Split
 from trainer.job import Job, build
+from trainer.logging.histograms import dense_gradients, embedding_norms
 from trainer.logging.journal import Journal, tensorboard_dir
 from trainer.nonfinite import NonFinitePolicy
 from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
+from trainer.profiler import Profiler
 from trainer.run_config import save_config
-from trainer.sharding import plan_markdown
 from trainer.timing.observer import Observer
 from trainer.timing.stages import Stage
 from trainer.watchdog import Watchdog
@@ -82,10 +83,12 @@ def train(config: TrainConfig, worker: Worker) -> Result:
         batches = job.train_loader.batches(job.start_step, job.total_steps)
         if worker.is_main:
             save_config(config)
+        profiler = Profiler(config.profiler, Path(config.run_dir, "profile"), worker, first_step=job.start_step + 1)
         with batches, journal, job.checkpoints, PreemptionGuard(timeout_s=config.distributed.timeout_s) as preemption:
-            journal.open(job.headline, plan_markdown(job.assembled.plan))
-            with watchdog.notes_failure():
-                result = _Run(job, batches, journal, preemption, watchdog).to_the_end()
+            if worker.is_main:
+                journal.open(job.summary(), list(job.eval_loaders))
+            with watchdog.notes_failure(), profiler.running():
+                result = _Run(job, batches, journal, profiler, preemption, watchdog).to_the_end()
     if worker.is_main:
         record = json.dumps(dataclasses.asdict(result), indent=1)
         Path(config.run_dir, "result.json").write_text(record + "\n", encoding="utf-8")
@@ -96,11 +99,18 @@ class _Run:
     """The loop itself: step, measure, save, evaluate."""
 
     def __init__(
-        self, job: Job, batches: BatchStream, journal: Journal, preemption: PreemptionGuard, watchdog: Watchdog
+        self,
+        job: Job,
+        batches: BatchStream,
+        journal: Journal,
+        profiler: Profiler,
+        preemption: PreemptionGuard,
+        watchdog: Watchdog,
     ) -> None:
         self._job = job
         self._batches = batches
         self._journal = journal
+        self._profiler = profiler
         self._preemption = preemption
         self._watchdog = watchdog
         self._observer = Observer(job.assembled.model, job.worker)
@@ -120,6 +130,7 @@ class _Run:
         job = self._job
         if self._done and self._is_evaluated(self._done) and job.monitor.last_step < self._done:
             self._evaluate()  # the run was stopped between the checkpoint and the evaluation of its step
+        histograms_every = job.config.logging.histograms_every_steps
         for step in self._watchdog.steps(range(job.start_step, job.total_steps)):
             if job.monitor.exhausted:
                 self._end_early()
@@ -130,6 +141,8 @@ class _Run:
                 self._report()
             # Copies of tables that are averaged for a stop would not be, had nobody told to stop.
             may_stop = not last and job.assembled.replicas.are_due(self._done)
+            if histograms_every is not None and self._done % histograms_every == 0:
+                self._sample()
             with self._clock.during(Stage.SYNC):
                 told_to_stop = self._preemption.agreed() if may_stop else None
             if last or told_to_stop or self._is_saved(self._done):
@@ -161,6 +174,7 @@ class _Run:
         self._journal.step_done()
         with self._clock.during(Stage.SYNC):
             job.checkpoints.check()
+        self._profiler.step_done()
         self._clock.step_done()
 
     def _end_early(self) -> None:
@@ -231,6 +245,15 @@ class _Run:
             self._journal.data(done, counts)
             self._journal.train(done, metrics, learning_rates, breakdown)
 
+    def _sample(self) -> None:
+        """Writes histograms of the model."""
+        model = self._job.assembled.model
+        with self._clock.during(Stage.SYNC):
+            norms = embedding_norms(model, num_rows=self._job.config.logging.histogram_rows)
+        with self._clock.during(Stage.LOGGING):
+            gradients = dense_gradients(model) if self._job.worker.is_main else {}
+            self._journal.histograms(self._done, norms, gradients)
+
     def _result(self) -> Result:
         job, monitor = self._job, self._job.monitor
         self._await_commit()
@@ -241,6 +264,7 @@ class _Run:
         if evaluation is None or use_best or split != job.watched_split:
             evaluation = self._evaluation_of(split, self._done)
             self._journal.evaluated(evaluation)
+        self._journal.ended(evaluation, self._done)
         return Result(
             split=split,
             metrics=evaluation.metrics,

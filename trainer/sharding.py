@@ -45,7 +45,9 @@ class Sharder(EmbeddingBagCollectionSharder):
             forward_precision=CommType(config.comms.forward), backward_precision=CommType(config.comms.backward)
         )
         registry = get_qcomm_codecs_registry(comms, device=torch.device(device_type))
-        super().__init__(qcomm_codecs_registry=registry)
+        # FBGEMM then counts hits and misses of the cache, on the device.
+        counted = {"gather_uvm_cache_stats": True} if "fused_uvm_caching" in config.all_kernels else None
+        super().__init__(fused_params=counted, qcomm_codecs_registry=registry)
         self._types = list(
             dict.fromkeys([*config.types, *(name for rule in config.tables for name in rule.types or [])])
         )

@@ -42,12 +42,21 @@ def test_demo_reaches_its_accuracy_and_shows_it(tmp_path: Path) -> None:
     expected |= {"train/loss", "learning_rate/sparse", "learning_rate/dense", "memory/host_peak_mib"}
     expected |= {"speed/samples_per_s", "speed/samples_per_s_per_rank", "speed/step_ms"}
     expected |= {f"time/{stage.value}_ms" for stage in Stage} | {"time/lag_ms", "time/slowest_rank"}
+    expected |= {f"at_a_glance/{group}_{name}" for group in ("train", "test") for name in ("auc", "logloss")}
+    expected |= {"at_a_glance/samples_per_s", "at_a_glance/samples_per_s_per_rank", "at_a_glance/step_ms"}
+    expected |= {f"final/test_{name}" for name in metrics}
     expected |= {f"data/nulls/{column}" for column in ("workclass", "occupation", "native_country")}
     assert set(events.Tags()["scalars"]) == expected
     assert events.Scalars("test/auc")[-1].value == pytest.approx(result["metrics"]["auc"])
     config = events.Tensors("run/config/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "embedding_dim: 15" in config
     assert "| workclass |" in events.Tensors("run/sharding_plan/text_summary")[0].tensor_proto.string_val[0].decode()
+
+    for rank in (0, 1):
+        assert (
+            f" rank {rank} INFO trainer.logging.journal: step 768  test "
+            in (tmp_path / "logs" / f"rank-{rank}.log").read_text()
+        )
 
     evaluated = run_python("launch/evaluate.py", f"checkpoint={result['checkpoint']}", "data=adult")
     assert evaluated.exit_code == 0, evaluated.stderr

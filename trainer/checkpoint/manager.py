@@ -5,10 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-import platform
 import time
 from collections.abc import Callable
-from importlib import metadata
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -26,12 +24,11 @@ from trainer.config import TrainConfig
 from trainer.distributed import gather, on_all, on_main
 from trainer.errors import CheckpointError, ConfigError
 from trainer.monitor import Monitor
+from trainer.provenance import versions
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_PACKAGES = ("shardfm", "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "numpy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +89,7 @@ class CheckpointManager:
             epoch=epoch,
             identity=self._identity,
             config=dataclasses.asdict(self._config),
-            versions=_versions(),
+            versions=versions(),
             world_size=self._world_size,
             monitor=monitor.state(),
             num_nonfinite_steps=num_nonfinite_steps,
@@ -233,13 +230,3 @@ def _read_together(path: Location) -> tuple[Manifest | None, str]:
     _, damage = on_all(lambda: attempt(lambda: storage.verify(path, {name: manifest.files[name] for name in share})))
     damages = [message for message in gather(damage) if message]
     return (None, damages[0]) if damages else (manifest, "")
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions

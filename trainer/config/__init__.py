@@ -13,6 +13,7 @@ from trainer.config.compare import CompareConfig
 from trainer.config.data import DataConfig
 from trainer.config.evaluate import EvaluateConfig
 from trainer.config.init_from import InitFromConfig
+from trainer.config.logging import LoggingConfig, ProfilerConfig
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import (
@@ -26,7 +27,7 @@ from trainer.config.optimizer import (
 from trainer.config.precision import PrecisionConfig
 from trainer.config.replay import ReplayConfig
 from trainer.config.sharding import ShardingConfig
-from trainer.config.train import DistributedConfig, LoggingConfig, TrainConfig
+from trainer.config.train import DistributedConfig, TrainConfig
 from trainer.errors import ConfigError
 
 __all__ = [
@@ -44,6 +45,7 @@ __all__ = [
     "MonitorConfig",
     "OptimizerConfig",
     "PrecisionConfig",
+    "ProfilerConfig",
     "ReplayConfig",
     "ScheduleConfig",
     "ShardingConfig",

@@ -9,6 +9,7 @@ from omegaconf import MISSING
 from trainer.config.checkpoint import CheckpointConfig
 from trainer.config.data import DataConfig
 from trainer.config.init_from import InitFromConfig
+from trainer.config.logging import LoggingConfig, ProfilerConfig
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import OptimizerConfig
@@ -18,17 +19,6 @@ from trainer.config.sharding import ShardingConfig
 
 DEVICES = ("auto", "cpu", "cuda")
 NONFINITE_POLICIES = ("raise", "skip")
-
-
-@dataclass
-class LoggingConfig:
-    """How often figures are written, and whether to TensorBoard, too."""
-
-    every_steps: int = 100
-    tensorboard: bool = True
-
-    def __post_init__(self) -> None:
-        at_least(1, self.every_steps, "logging.every_steps")
 
 
 @dataclass
@@ -72,6 +62,7 @@ class TrainConfig:
     checkpoint: CheckpointConfig = MISSING
     init_from: InitFromConfig = field(default_factory=InitFromConfig)
     logging: LoggingConfig = field(default_factory=LoggingConfig)
+    profiler: ProfilerConfig = field(default_factory=ProfilerConfig)
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:

@@ -1,21 +1,26 @@
-"""Everything that a training run tells while it goes, from one place: TensorBoard, console, speed."""
+"""Everything that a training run tells while it goes, from one place: TensorBoard, console, records."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import yaml
 
 from trainer.config import TrainConfig
 from trainer.evaluation import Evaluation, write_evaluation
+from trainer.logging import curves
 from trainer.logging.console import Progress
+from trainer.logging.histograms import FloatArray
 from trainer.logging.record import NAME as RECORD
 from trainer.logging.record import RunRecord
+from trainer.logging.summary import RunSummary, flat
 from trainer.logging.tensorboard import TensorBoard
+from trainer.sharding import plan_markdown
 from trainer.throughput import Throughput
 from trainer.timing.breakdown import Breakdown
 from trainer.timing.stages import Stage
@@ -24,6 +29,18 @@ from trainer.timing.verdict import judge
 logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+_MAIN = ("auc", "logloss")
+_SETTINGS = (
+    "seed",
+    "global_batch_size",
+    "epochs",
+    "max_steps",
+    "model.",
+    "optimizer.",
+    "precision.",
+    "monitor.lr_factor",
+)
+"""Keys of the config by which two runs differ in what they learn."""
 
 
 class Journal:
@@ -43,7 +60,9 @@ class Journal:
         self._config = config
         self._speak = speak
         self._throughput = Throughput()
-        self._progress = Progress(total_steps=total_steps, start_step=start_step, speak=speak)
+        self._progress = Progress(
+            total_steps=total_steps, start_step=start_step, speak=speak, bar=config.logging.console == "text"
+        )
         directory = tensorboard_dir(config) if speak and config.logging.tensorboard else None
         self._board = TensorBoard(directory, start_step=start_step)
         self._record = RunRecord(Path(config.run_dir, RECORD) if speak else None, start_step=start_step)
@@ -60,12 +79,20 @@ class Journal:
         """Seconds of this process in training steps, the first one left out."""
         return self._throughput.total_s
 
-    def open(self, headline: str, sharding_plan: str) -> None:
-        """Says once what is going to be trained: a line, and the plan and config as texts."""
-        logger.info("%s", headline)
-        self._board.text("run/sharding_plan", sharding_plan)
+    def open(self, summary: RunSummary, evaluated: Sequence[str]) -> None:
+        """Says once what is going to be trained, on what and with what; for the rank that speaks.
+
+        Args:
+            summary: Of the run.
+            evaluated: Names of the sets that are evaluated.
+        """
+        logger.info("%s", summary.headline)
+        summary.write(self._config.run_dir)
         config = yaml.safe_dump(dataclasses.asdict(self._config), sort_keys=False)
-        self._board.text("run/config", f"```yaml\n{config}```")
+        texts = {"run/sharding_plan": plan_markdown(summary.plan), "run/config": f"```yaml\n{config}```"}
+        for tag, text in {**texts, **summary.texts()}.items():
+            self._board.text(tag, text)
+        self._board.layout(evaluated)
 
     def step_done(self) -> None:
         """Counts a step."""
@@ -102,6 +129,7 @@ class Journal:
         self._board.scalars("speed", speed, step)
         self._record.write("train", step, metrics=dict(metrics), learning_rates=dict(learning_rates), speed=speed)
         verdict = self._time(step, breakdown)
+        self._at_a_glance({**{f"train_{name}": metrics[name] for name in _MAIN}, **speed}, step)
         self._flush()
         self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s, verdict=verdict)
 
@@ -121,7 +149,7 @@ class Journal:
     def left_out(self, step: int, num_nonfinite: int) -> None:
         """Writes that a step was not taken because its loss is not finite, and how many were not so far."""
         self._board.scalars("train", {"nonfinite_steps": num_nonfinite}, step)
-        self._record.write("train", step, nonfinite_steps=num_nonfinite)
+        self._record.write("nonfinite", step, steps=num_nonfinite)
 
     def data(self, step: int, counts: Mapping[str, float]) -> None:
         """Writes counts about the data read so far."""
@@ -129,15 +157,45 @@ class Journal:
         if counts:
             self._record.write("data", step, counts=dict(counts))
 
+    def histograms(self, step: int, norms: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
+        """Writes histograms of norms of table rows, by table, and of gradients, by parameter."""
+        for group, values in (("embedding_norm", norms), ("gradient", gradients)):
+            for name, numbers in values.items():
+                self._board.histogram(f"{group}/{name}", numbers, step)
+
     def evaluated(self, evaluation: Evaluation) -> None:
-        """Writes what an evaluation found: its scalars, and its file below ``<run_dir>/evaluations``."""
+        """Writes what an evaluation found: its scalars and curves, and its file below ``<run_dir>/evaluations``."""
         self._board.scalars(evaluation.set, evaluation.metrics, evaluation.step)
+        self._at_a_glance({f"{evaluation.set}_{name}": evaluation.metrics[name] for name in _MAIN}, evaluation.step)
         if self._speak:
             write_evaluation(evaluation, self._config.run_dir)
+            if self._config.logging.tensorboard:
+                for name, figure in curves.pictures(evaluation).items():
+                    self._board.figure(f"curves/{evaluation.set}_{name}", figure, evaluation.step)
         self._record.write("evaluation", evaluation.step, set=evaluation.set, metrics=evaluation.metrics)
         self._flush()
         figures = "  ".join(f"{name} {value:.5f}" for name, value in evaluation.metrics.items())
-        logger.info("step %d  %s  %s", evaluation.step, evaluation.set, figures)
+        told = {"step": evaluation.step, "set": evaluation.set, **evaluation.metrics}
+        logger.info("step %d  %s  %s", evaluation.step, evaluation.set, figures, extra={"figures": told})
+
+    def ended(self, final: Evaluation, step: int) -> None:
+        """Writes the run's settings and final metrics, for the table that compares runs.
+
+        Args:
+            final: Of the final model.
+            step: Steps completed.
+        """
+        settings = {
+            key: _plain(value)
+            for key, value in flat(dataclasses.asdict(self._config)).items()
+            if key.startswith(_SETTINGS)
+        }
+        metrics = {f"{final.set}_{name}": value for name, value in final.metrics.items()}
+        self._board.hparams(settings, metrics, step)
+
+    def _at_a_glance(self, figures: Mapping[str, float], step: int) -> None:
+        """What matters most once more, in the group that TensorBoard shows first: it sorts by name."""
+        self._board.scalars("at_a_glance", figures, step)
 
     def _flush(self) -> None:
         self._board.flush()
@@ -160,6 +218,11 @@ class Journal:
 def tensorboard_dir(config: TrainConfig) -> Path:
     """Where the event files of a run are."""
     return Path(config.run_dir) / "tensorboard"
+
+
+def _plain(value: Any) -> bool | float | str:
+    """A setting as TensorBoard takes it."""
+    return value if isinstance(value, bool | int | float | str) else str(value)
 
 
 def _memory(breakdown: Breakdown) -> dict[str, float]:
