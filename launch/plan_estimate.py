@@ -150,6 +150,7 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
         config.optimizer.dense,
         batch_size=batch_size,
         world_size=cluster.world_size,
+        num_parts=config.optimizer.accumulate_steps,
     )
     inputs = int(8 * batch_size * sum(feature.max_length for feature in schema.sparse) * _COPIES_OF_INPUT)
     width = row_layout(config.model).width

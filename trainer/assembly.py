@@ -15,6 +15,7 @@ from trainer.dense_cost import dense_cost
 from trainer.distributed import Worker, on_main
 from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.embeddings import initialize_tables
+from trainer.model.loss_scale import LossScale
 from trainer.model.precision import set_matmul_precision
 from trainer.model.step_context import StepContext
 from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
@@ -31,6 +32,7 @@ class Assembled:
     Attributes:
         model: On the worker's device, initialized.
         step_context: Wants to know the step before each forward pass in training.
+        loss_scale: Of gradients through float16; None for none.
         plan: Where the tables are, in each sharding group alike, its ranks counted from 0.
         settings: The optimizer of each table.
         replicas: The copies of the tables in several sharding groups, to be kept equal.
@@ -39,6 +41,7 @@ class Assembled:
 
     model: DistributedModelParallel
     step_context: StepContext
+    loss_scale: LossScale | None
     plan: list[PlannedTable]
     settings: Settings
     replicas: TableReplicas
@@ -62,6 +65,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     settings = table_settings(schema, config.optimizer)
     check_table_optimizers(settings, config.sharding, config.precision, worker.device.type)
     context = StepContext(config.seed, loader.lanes)
+    loss_scale = LossScale(config.precision.loss_scale) if config.precision.dense == "fp16" else None
     model = CTRModel(
         schema,
         config.model,
@@ -71,6 +75,8 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         seed=config.seed,
         sum_weights=not loader.knows_global_weight,
         max_gradients={name: s.max_grad_value for name, s in settings.items() if s.max_grad_value is not None},
+        num_parts=config.optimizer.accumulate_steps,
+        loss_scale=loss_scale,
     )
     tables, layout = model.embeddings.embedding_bag_configs(), row_layout(config.model)
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
@@ -84,6 +90,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         config.optimizer.dense,
         batch_size=batch_size,
         world_size=worker.world_size,
+        num_parts=config.optimizer.accumulate_steps,
     )
 
     groups = table_groups(
@@ -113,4 +120,4 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         seed=config.seed,
     )
     replicas = TableReplicas(sharded, every=config.sharding.average_every_steps)
-    return Assembled(sharded, context, planned_tables(plan, tables), settings, replicas, num_parameters)
+    return Assembled(sharded, context, loss_scale, planned_tables(plan, tables), settings, replicas, num_parameters)

@@ -59,6 +59,7 @@ def dense_cost(
     *,
     batch_size: int,
     world_size: int,
+    num_parts: int = 1,
 ) -> DenseCost:
     """Counts what the dense part would take; nothing is allocated or computed.
 
@@ -69,7 +70,9 @@ def dense_cost(
         optimizer: Of the dense part.
         batch_size: B.
         world_size: Ranks; several sum up their gradients.
+        num_parts: In which the rows pass through the heads.
     """
+    ahead = num_parts > 1 or precision.dense == "fp16"
     layout = row_layout(model)
     num_fields = len(schema.sparse) + len(schema.dense)
     with FakeTensorMode():
@@ -77,17 +80,19 @@ def dense_cost(
         # Masks and batch statistics need generators and other ranks; without them the shapes are the same.
         ctr.eval()
         parameters = [p for name, p in ctr.named_parameters() if not name.startswith("embeddings.")]
-        first_order_BM = torch.empty(batch_size, num_fields * layout.first_order, requires_grad=True)
-        vectors_BMD = torch.empty(batch_size, num_fields, layout.num_factors, requires_grad=True)
+        rows = -(-batch_size // num_parts)
+        first_order_BM = torch.empty(rows, num_fields * layout.first_order, requires_grad=True)
+        vectors_BMD = torch.empty(rows, num_fields, layout.num_factors, requires_grad=True)
         kept_bytes, flops = _run(ctr.head_sum, parameters, first_order_BM, vectors_BMD)
     weights = _FLOAT_BYTES * sum(p.numel() for p in parameters)
     return DenseCost(
         parameter_bytes=weights,
-        gradient_bytes=weights,
+        # What is found ahead is handed over to those of DDP in the backward pass.
+        gradient_bytes=weights * (1 + ahead),
         optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
         # The rows as they come from the lookup, and their gradient on the way back.
-        activation_bytes=kept_bytes + 2 * _FLOAT_BYTES * batch_size * num_fields * layout.width,
-        flops=flops,
+        activation_bytes=kept_bytes + (2 + ahead) * _FLOAT_BYTES * batch_size * num_fields * layout.width,
+        flops=flops * batch_size // rows,
     )
 
 

@@ -108,6 +108,8 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     metrics = MetricSet(worker.device)
     if resume is not None:
         restore_training(resume.path, assembled.model, optimizers, metrics)
+        if assembled.loss_scale is not None:
+            assembled.loss_scale.restore(resume.manifest.loss_scale)
         logger.info("resumed at step %d from %s", resume.manifest.step, resume.path)
     elif config.init_from.path is not None:
         origin = location(config.init_from.path)

@@ -116,7 +116,11 @@ class _Run:
         self._observer = Observer(job.assembled.model, job.worker)
         self._clock = self._observer.clock
         self._pipeline = TrainPipeline(
-            job.assembled.model, job.optimizers.combined, job.worker.device, self._observer.clock
+            job.assembled.model,
+            job.optimizers.combined,
+            job.worker.device,
+            self._observer.clock,
+            job.assembled.loss_scale,
         )
         self._watched_batches = self._clock.reads(watchdog.reads(batches))
         num_skipped = job.resume.manifest.num_nonfinite_steps if job.resume else 0
@@ -165,10 +169,12 @@ class _Run:
         self._done = step + 1
         with self._clock.during(Stage.SYNC):
             job.assembled.replicas.step_done(self._done)
-        if trained:
+        if trained or self._pipeline.overflowed:
             with self._clock.during(Stage.METRICS):
                 job.metrics.update(*outputs)
-        else:
+        if self._pipeline.overflowed:
+            self._non_finite.overflowed(step, job.assembled.loss_scale)
+        elif not trained:
             self._non_finite.refuse(step, outputs, self._checkpoint)
             self._journal.left_out(self._done, self._non_finite.num_skipped)
         self._journal.step_done()
@@ -207,6 +213,7 @@ class _Run:
                 epoch=self._done // steps_per_epoch,
                 monitor=job.monitor,
                 num_nonfinite_steps=self._non_finite.num_skipped,
+                loss_scale=job.assembled.loss_scale.state() if job.assembled.loss_scale else {},
             )
         self._saved_step = self._done
         self._journal.pause()
@@ -242,6 +249,8 @@ class _Run:
         job.metrics.reset()
         learning_rates = job.optimizers.learning_rates(done - 1, factor=job.monitor.lr_factor)
         with self._clock.during(Stage.LOGGING):
+            if job.assembled.loss_scale is not None:
+                self._journal.loss_scale(done, job.assembled.loss_scale)
             self._journal.data(done, counts)
             self._journal.train(done, metrics, learning_rates, breakdown)
 

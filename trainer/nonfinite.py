@@ -15,6 +15,7 @@ from trainer.config import TrainConfig
 from trainer.distributed import gather
 from trainer.errors import ShardFMError
 from trainer.model.ctr import Outputs
+from trainer.model.loss_scale import LossScale
 from trainer.table_kernels import table_kernels
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class FiniteCheck:
     The tables' optimizer runs inside the backward pass, on rows of all ranks: so the answer has to be
     there before the first kernel of the backward pass, and the same everywhere.
 
-    What it costs: one all-reduce of one float a step, under way while the next batch's input dist is
+    What it costs: one all-reduce of two floats a step, under way while the next batch's input dist is
     waited for. On CPU that is all. On CUDA the host also waits, once a step, for the end of the forward
     pass (for an event, so that copies and input dists on other streams go on); the device then idles for
     as long as the host needs to launch the first kernels of the backward pass.
@@ -41,33 +42,36 @@ class FiniteCheck:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._failed = torch.zeros(1, pin_memory=device.type == "cuda")
+        self._found = torch.zeros(2, pin_memory=device.type == "cuda")
         self._work: dist.Work | None = None
         self._copied: torch.cuda.Event | None = None
 
-    def begin(self, loss: torch.Tensor) -> None:
+    def begin(self, loss: torch.Tensor, overflow: torch.Tensor | None = None) -> None:
         """Starts the exchange. All ranks must call this, once a step, after the forward pass.
 
         Args:
             loss: float [].
+            overflow: Whether gradients that are known by then overflowed, float [1], 1 or 0.
         """
         failed = torch.isfinite(loss.detach()).logical_not().to(torch.float32).reshape(1)
+        found = torch.cat([failed, torch.zeros_like(failed) if overflow is None else overflow])
         if self._device.type == "cuda":
-            dist.all_reduce(failed, dist.ReduceOp.MAX)
-            self._failed.copy_(failed, non_blocking=True)
+            dist.all_reduce(found, dist.ReduceOp.MAX)
+            self._found.copy_(found, non_blocking=True)
             self._copied = torch.cuda.Event()
             self._copied.record()
         else:
-            self._failed = failed
-            self._work = dist.all_reduce(failed, dist.ReduceOp.MAX, async_op=True)
+            self._found = found
+            self._work = dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True)
 
-    def failed(self) -> bool:
-        """Whether the loss given to :meth:`begin` is not finite on some rank; the same on all ranks."""
+    def result(self) -> tuple[bool, bool]:
+        """Whether the loss given to :meth:`begin` is not finite, and the gradients overflowed, on some rank."""
         if self._copied is not None:
             self._copied.synchronize()
         elif self._work is not None:
             self._work.wait()
-        return bool(self._failed.item())
+        failed, overflowed = self._found.tolist()
+        return bool(failed), bool(overflowed)
 
 
 class ForwardState:
@@ -143,6 +147,25 @@ class NonFinitePolicy:
             )
         if dist.get_rank() == 0:
             logger.warning("%s\nThe step is left out (%d of %d).", told, self.num_skipped, budget)
+
+    def overflowed(self, step: int, scale: LossScale | None) -> None:
+        """Lets a step go by whose gradients overflowed float16, unless no smaller scale is left.
+
+        Args:
+            step: Steps completed before it.
+            scale: After the step.
+
+        Raises:
+            NonFiniteError: The gradients overflow without a scale; on every rank.
+        """
+        assert scale is not None, "only scaled gradients are looked at"
+        if scale.value < 1:
+            raise NonFiniteError(
+                f"step {step + 1}: the gradients overflow float16, and the scale of the loss is down to 1. Nothing of "
+                "this step was trained on. Use precision=bf16 or fp32, or lower learning rates."
+            )
+        if dist.get_rank() == 0:
+            logger.info("step %d: gradients overflow; left out, the loss is scaled by %g now", step + 1, scale.value)
 
     def _tell(self, step: int, outputs: Outputs, checkpoint: Location | None) -> str:
         """The message, the same on every rank. All ranks must call this."""

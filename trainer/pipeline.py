@@ -12,6 +12,7 @@ from torchrec.optim.keyed import KeyedOptimizer
 
 from data.batch import Batch
 from trainer.model.ctr import Outputs
+from trainer.model.loss_scale import LossScale
 from trainer.nonfinite import FiniteCheck, ForwardState
 from trainer.timing.clock import StageClock
 from trainer.timing.pipeline import TimedStages
@@ -19,28 +20,38 @@ from trainer.timing.stages import Stage
 
 
 class _GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
-    """TorchRec's pipeline, which takes no step where the loss is not finite on some rank."""
+    """TorchRec's pipeline, which takes no step where the loss is not finite, or gradients overflow, on some rank."""
 
     def __init__(
-        self, model: DistributedModelParallel, optimizer: KeyedOptimizer, device: torch.device, clock: StageClock
+        self,
+        model: DistributedModelParallel,
+        optimizer: KeyedOptimizer,
+        device: torch.device,
+        clock: StageClock,
+        loss_scale: LossScale | None,
     ) -> None:
         super().__init__(model, optimizer, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
         self.watch(model, clock)
         self._check = FiniteCheck(device)
         self._forward_state = ForwardState(model)
+        self._loss_scale = loss_scale
         self.took_step = True
+        self.overflowed = False
 
     def _checked_forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         self._forward_state.keep()
         with self.clock.during(Stage.DENSE_FORWARD):
             loss, outputs = self._model(batch)
         with self.clock.during(Stage.SYNC):
-            self._check.begin(loss)
+            self._check.begin(loss, self._loss_scale.overflow if self._loss_scale else None)
         return loss, outputs
 
     def _backward(self, losses: torch.Tensor) -> None:
         with self.clock.during(Stage.SYNC):
-            self.took_step = not self._check.failed()
+            failed, overflowed = self._check.result()
+        self.took_step, self.overflowed = not failed and not overflowed, overflowed and not failed
+        if self._loss_scale is not None and not failed:
+            self._loss_scale.step_done(overflowed=overflowed)
         if self.took_step:
             super()._backward(losses)
         else:
@@ -59,6 +70,7 @@ class TrainPipeline:
         optimizer: Steps the dense parameters (the tables' step is in their backward pass).
         device: Where the model is.
         clock: Is told what a step is at; None for one that nobody looks at.
+        loss_scale: Of the model; follows the steps.
     """
 
     def __init__(
@@ -67,9 +79,10 @@ class TrainPipeline:
         optimizer: KeyedOptimizer,
         device: torch.device,
         clock: StageClock | None = None,
+        loss_scale: LossScale | None = None,
     ) -> None:
         self._model = model
-        self._pipeline = _GuardedPipeline(model, optimizer, device, clock or StageClock(device))
+        self._pipeline = _GuardedPipeline(model, optimizer, device, clock or StageClock(device), loss_scale)
         self._checked = False
 
     def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:
@@ -79,8 +92,8 @@ class TrainPipeline:
             batches: Where the next batches are pulled from, ahead of their step.
 
         Returns:
-            The outputs of the batch, and whether it was trained on: where the loss is not finite on some
-            rank, no rank is, and tables, dense parameters and optimizer states are what they were.
+            The outputs of the batch, and whether it was trained on: where the loss is not finite, or gradients
+            overflow, on some rank, no rank is, and tables, dense parameters and optimizer states are what they were.
         """
         outputs: Outputs = self._pipeline.progress(batches)
         if not self._checked:
@@ -88,6 +101,11 @@ class TrainPipeline:
             assert len(self._pipeline._pipelined_modules) == 1, "the embedding lookup is not pipelined"
             self._checked = True
         return outputs, self._pipeline.took_step
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether the newest step was not taken for gradients that overflowed float16 alone."""
+        return self._pipeline.overflowed
 
     @contextmanager
     def detached(self) -> Iterator[DistributedModelParallel]:

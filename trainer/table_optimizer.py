@@ -87,6 +87,11 @@ def check_table_optimizers(
     Raises:
         ConfigError: The message names the table, what was asked for and what there is instead.
     """
+    if precision.rounding == "stochastic" and device_type == "cpu":
+        raise ConfigError(
+            "precision.rounding is 'stochastic', but FBGEMM's CPU kernels round to the nearest, whatever they are "
+            "told; use nearest or auto, or train on CUDA."
+        )
     for table, config in settings.items():
         types = sharding.types_of(table)
         replicated, fused = "data_parallel" in types, types != ["data_parallel"]
@@ -171,6 +176,8 @@ def _fused_settings(config: SparseOptimizerConfig, precision: PrecisionConfig) -
         settings["weight_decay"] = config.weight_decay
         if config.name == "rowwise_adagrad":
             settings["weight_decay_mode"] = _DECAY_MODES[config.weight_decay_mode]
+    if precision.tables == "fp16":
+        settings["stochastic_rounding"] = precision.rounding != "nearest"
     return settings
 
 

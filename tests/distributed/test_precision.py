@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.checkpoints import tensors_of
 from tests.ranks import results_of, run_ranks
-from trainer.config import TrainConfig
+from trainer.checkpoint.storage import read_manifest
+from trainer.config import LossScaleConfig, TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
 from trainer.loop import Result, train
+from trainer.model.loss_scale import LossScale
+from trainer.nonfinite import NonFiniteError, NonFinitePolicy
 
 pytestmark = pytest.mark.distributed
 
-PRECISIONS = {
+PRECISIONS: dict[str, dict[str, Any]] = {
     "plain": {},
     "dense": {"dense": "bf16"},
+    "scaled": {"dense": "fp16", "loss_scale": {"initial": 1024}},
     "tables": {"tables": "fp16"},
     "both": {"dense": "bf16", "tables": "fp16"},
 }
@@ -60,6 +67,66 @@ def test_half_precision_follows_single_precision(
         assert name == "plain" or result.metrics != results["plain"].metrics
 
 
+def overflowing(make_config: Callable[..., TrainConfig], **more: Any) -> TrainConfig:
+    """Starts with a scale that float16 cannot hold, and grows it again and again."""
+    return make_config(
+        precision={"dense": "fp16", "loss_scale": {"initial": 2.0**30, "growth_steps": 3}},
+        optimizer={"sparse": {"eps": 1e-4}},
+        checkpoint={"every_steps": 1},
+        **more,
+    )
+
+
+def test_a_step_that_overflows_leaves_no_trace_but_a_smaller_scale(
+    make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    whole = overflowing(make_config, run_dir=tmp_path / "whole")
+    stopped = overflowing(make_config, run_dir=tmp_path / "stopped", max_steps=8)
+    continued = overflowing(make_config, run_dir=tmp_path / "stopped")
+    runs = {"whole": whole, "stopped": stopped, "continued": continued}
+    results: dict[str, Result] = results_of(run_ranks(2, train_all, runs))[0]
+
+    folders = [Path(whole.checkpoint.directory, f"step-{step:08d}") for step in range(1, 19)]
+    scales = [read_manifest(folder).loss_scale for folder in folders]
+    weights = [
+        {name: tensor for name, tensor in tensors_of(folder).items() if name != "metric_sums"} for folder in folders
+    ]
+    overflows = [scale["num_overflows"] for scale in scales]
+    assert overflows[:2] == [1, 2]
+    assert overflows[-1] < 18
+    moved = 0
+    for before, after in itertools.pairwise(range(18)):
+        left_out = overflows[after] > overflows[before]
+        same = all(torch.equal(tensor, weights[before][name]) for name, tensor in weights[after].items())
+        assert same == left_out, f"step {after + 1}"
+        if left_out:
+            assert scales[after]["value"] == scales[before]["value"] / 2
+        moved += not same
+    assert moved >= 3
+    # What follows a resume depends on the scale and on the good steps since it changed.
+    assert read_manifest(Path(results["continued"].checkpoint)).loss_scale == scales[-1]
+    for name, tensor in tensors_of(Path(results["continued"].checkpoint)).items():
+        assert name == "metric_sums" or torch.equal(tensor, weights[-1][name])
+
+    events = EventAccumulator(f"{whole.run_dir}/tensorboard", size_guidance={"scalars": 0})
+    events.Reload()
+    assert [event.value for event in events.Scalars("train/loss_scale")] == [scale["value"] for scale in scales]
+    assert [event.value for event in events.Scalars("train/overflow_steps")] == overflows
+
+
+def overflow_without_a_scale(worker: Worker, config: TrainConfig) -> None:
+    loader = build(config, worker).train_loader
+    scale = LossScale(LossScaleConfig(initial=1.0))
+    scale.step_done(overflowed=True)
+    NonFinitePolicy(config, loader, num_skipped=0).overflowed(4, scale)
+
+
+def test_gradients_that_overflow_without_a_scale_end_the_run(make_config: Callable[..., TrainConfig]) -> None:
+    for error in run_ranks(2, overflow_without_a_scale, make_config()):
+        assert isinstance(error, NonFiniteError)
+        assert str(error).startswith("step 5: the gradients overflow float16, and the scale of the loss is down to 1.")
+
+
 def refused(worker: Worker, config: TrainConfig) -> None:
     build(config, worker)
 
@@ -68,6 +135,10 @@ def refused(worker: Worker, config: TrainConfig) -> None:
     ("changes", "message"),
     [
         ({"precision": {"dense": "tf32"}}, "precision.dense is 'tf32', which CUDA devices have alone"),
+        (
+            {"precision": {"tables": "fp16", "rounding": "stochastic"}},
+            "precision.rounding is 'stochastic', but FBGEMM's CPU kernels round to the nearest, whatever they are told",
+        ),
         (
             {"precision": {"tables": "fp16"}, "sharding": {"types": ["data_parallel"]}},
             "precision.tables is 'fp16', but torch's optimizers would round small steps",

@@ -92,6 +92,20 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": {"sparse": {"weight_decay": -1}}}, "optimizer.sparse.weight_decay is -1.0, but must be 0 or a pos"),
     ({"optimizer": {"sparse": {"name": "adagard"}}}, "is 'adagard', which is unknown. Did you mean 'adagrad'?"),
     ({"optimizer": {"sparse": {"lr": 0}}}, "optimizer.sparse.lr is 0.0, but must be a positive number."),
+    ({"optimizer": {"accumulate_steps": 0}}, "optimizer.accumulate_steps is 0, but must be at least 1."),
+    (
+        {"precision": {"tables": "bf16"}},
+        "precision.tables is 'bf16', but FBGEMM's training kernels hold rows of float32",
+    ),
+    ({"precision": {"rounding": "nearest"}}, "precision.rounding is 'nearest', but rows in fp32 are not rounded;"),
+    (
+        {"precision": {"loss_scale": {"initial": 1000}}},
+        "precision.loss_scale.initial is 1000.0, but must be a power of 2",
+    ),
+    (
+        {"precision": {"loss_scale": {"growth_steps": 0}}},
+        "precision.loss_scale.growth_steps is 0, but must be at least 1",
+    ),
     ({"optimizer": {"sparse": {"beta1": 1}}}, "optimizer.sparse.beta1 is 1.0, but must be at least 0 and below 1."),
     (
         {"optimizer": {"sparse": {"name": "lam"}}},

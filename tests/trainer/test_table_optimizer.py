@@ -191,6 +191,16 @@ def test_a_kernel_gets_what_its_optimizer_reads(
         assert parameter._optimizer_kwargs == [{"lr": 0.75, **expected}]
 
 
+@pytest.mark.parametrize(("rounding", "stochastic"), [("auto", True), ("stochastic", True), ("nearest", False)])
+def test_a_kernel_of_half_rows_is_told_how_to_round(rounding: str, stochastic: bool, make_config: Make) -> None:
+    config = make_config(precision={"tables": "fp16", "rounding": rounding})
+    settings = table_settings(SCHEMA_OF_CLICKS, config.optimizer)
+    check_table_optimizers(settings, config.sharding, config.precision, "cuda")
+    tables = embedding_tables(SCHEMA_OF_CLICKS, row_layout(config.model), half=True)
+    fuse_optimizers(tables, settings, config.precision)
+    assert all(p._optimizer_kwargs[0]["stochastic_rounding"] is stochastic for p in tables.parameters())
+
+
 @pytest.mark.parametrize("name", SPARSE_OPTIMIZERS)
 def test_bytes_of_states_are_what_torchrecs_planner_counts_or_a_number_a_row_more(name: str, make_config: Make) -> None:
     width = 8

@@ -64,7 +64,16 @@ class CheckpointManager:
             Background(timeout_s=config.distributed.timeout_s) if config.checkpoint.asynchronous else None
         )
 
-    def save(self, tensors: Tensors, *, step: int, epoch: int, monitor: Monitor, num_nonfinite_steps: int) -> Location:
+    def save(
+        self,
+        tensors: Tensors,
+        *,
+        step: int,
+        epoch: int,
+        monitor: Monitor,
+        num_nonfinite_steps: int,
+        loss_scale: dict[str, float],
+    ) -> Location:
         """Saves a checkpoint, then drops what no rule keeps. All ranks must call this.
 
         If the config says so, training may go on when this returns, and the checkpoint is written from a
@@ -76,6 +85,7 @@ class CheckpointManager:
             epoch: Epochs completed.
             monitor: Its state is recorded, and its best step may be kept.
             num_nonfinite_steps: Left out so far; recorded.
+            loss_scale: Its state; recorded.
 
         Returns:
             The directory that is, or is going to be, committed.
@@ -93,6 +103,7 @@ class CheckpointManager:
             world_size=self._world_size,
             monitor=monitor.state(),
             num_nonfinite_steps=num_nonfinite_steps,
+            loss_scale=loss_scale,
             files={},
         )
         keep_best = self._config.checkpoint.keep_best or self._config.monitor.use_best

@@ -62,6 +62,7 @@ class Manifest:
         files: The files by name.
         monitor: What the run remembered of its evaluations.
         num_nonfinite_steps: Steps that were left out because their loss was not finite.
+        loss_scale: Of gradients through float16; empty without it.
         format: Of the checkpoint's layout.
     """
 
@@ -74,6 +75,7 @@ class Manifest:
     files: dict[str, StoredFile]
     monitor: dict[str, float | None] = field(default_factory=dict)
     num_nonfinite_steps: int = 0
+    loss_scale: dict[str, float] = field(default_factory=dict)
     format: int = _FORMAT
 
 

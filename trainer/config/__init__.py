@@ -24,7 +24,7 @@ from trainer.config.optimizer import (
     SparseOptimizerConfig,
     TableOptimizerRule,
 )
-from trainer.config.precision import PrecisionConfig
+from trainer.config.precision import LossScaleConfig, PrecisionConfig
 from trainer.config.replay import ReplayConfig
 from trainer.config.sharding import ShardingConfig
 from trainer.config.train import DistributedConfig, TrainConfig
@@ -41,6 +41,7 @@ __all__ = [
     "EvaluateConfig",
     "InitFromConfig",
     "LoggingConfig",
+    "LossScaleConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",

@@ -153,6 +153,10 @@ class OptimizerConfig:
     tables: list[TableOptimizerRule] = field(default_factory=list)
     dense: DenseOptimizerConfig = field(default_factory=DenseOptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    accumulate_steps: int = 1
+
+    def __post_init__(self) -> None:
+        at_least(1, self.accumulate_steps, "optimizer.accumulate_steps")
 
 
 def _check_table_settings(values: dict[str, Any], where: str) -> None:

@@ -20,6 +20,7 @@ from trainer.logging.record import NAME as RECORD
 from trainer.logging.record import RunRecord
 from trainer.logging.summary import RunSummary, flat
 from trainer.logging.tensorboard import TensorBoard
+from trainer.model.loss_scale import LossScale
 from trainer.sharding import plan_markdown
 from trainer.throughput import Throughput
 from trainer.timing.breakdown import Breakdown
@@ -150,6 +151,12 @@ class Journal:
         """Writes that a step was not taken because its loss is not finite, and how many were not so far."""
         self._board.scalars("train", {"nonfinite_steps": num_nonfinite}, step)
         self._record.write("nonfinite", step, steps=num_nonfinite)
+
+    def loss_scale(self, step: int, scale: LossScale) -> None:
+        """Writes the scale of the loss, and how many steps overflowed."""
+        values = {"loss_scale": scale.value, "overflow_steps": float(scale.num_overflows)}
+        self._board.scalars("train", values, step)
+        self._record.write("loss_scale", step, **values)
 
     def data(self, step: int, counts: Mapping[str, float]) -> None:
         """Writes counts about the data read so far."""

@@ -12,10 +12,14 @@ from torch import nn
 from data.batch import Batch
 from data.schema import Schema
 from trainer.config import ModelConfig, PrecisionConfig
+from trainer.model.dense_step import DenseStep
 from trainer.model.embeddings import FieldVectors, LookedUpRows, RowLayout, embedding_tables
 from trainer.model.head import head_configs, known_heads
 from trainer.model.head.base import Shape
+from trainer.model.loss_scale import LossScale
 from trainer.model.step_context import StepContext
+
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """(logits, labels, weights), float32 [B] each, detached."""
@@ -24,16 +28,18 @@ Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 class HeadSum(nn.Module):
     """Adds up the logits of the heads: Guo et al. 2017, eq. 1, before the sigmoid.
 
-    With ``bf16``, the heads' matrix products run in bfloat16, by autocast; their logits add up in float32.
+    With ``half``, the heads' matrix products run in that type, by autocast; their logits add up in float32.
     """
 
-    def __init__(self, config: ModelConfig, shape: Shape, context: StepContext, *, bf16: bool) -> None:
+    def __init__(
+        self, config: ModelConfig, shape: Shape, context: StepContext, *, half: torch.dtype | None = None
+    ) -> None:
         super().__init__()
         known = known_heads()
         configs = head_configs(config.heads)
         self.heads = nn.ModuleDict({name: known[name](c, shape, context) for name, c in configs.items()})
         self._context = context
-        self._bf16 = bf16
+        self._half = half
         reading = [name for name, c in configs.items() if known[name].reads(c).vectors]
         places = {name: place if config.separate_embeddings else 0 for place, name in enumerate(reading)}
         dim = shape.embedding_dim
@@ -42,7 +48,7 @@ class HeadSum(nn.Module):
     def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
         """Logits, float [B]; ``vectors_BMD`` holds D factors for each head if they are separate."""
         self._context.see_rows(weights_B)
-        with torch.autocast(vectors_BMD.device.type, torch.bfloat16, enabled=self._bf16):
+        with torch.autocast(vectors_BMD.device.type, self._half, enabled=self._half is not None):
             logits = [
                 head(first_order_BM, vectors_BMD[:, :, self._factors.get(name, slice(0, 0))])
                 for name, head in self.heads.items()
@@ -80,18 +86,39 @@ class WeightedLogLoss(nn.Module):
         self._world_size = world_size
         self._sum_weights = sum_weights
 
-    def forward(self, logits_B: torch.Tensor, batch_parts: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """The loss, float []; ``batch_parts`` are labels [B], weights [B], the global weight [1] and the fill [1].
+    def normalizer(self, weights_B: torch.Tensor, global_weight: torch.Tensor) -> torch.Tensor:
+        """What the sum of a global batch is divided by, float [1].
 
         With ``sum_weights``, all ranks must call this.
+
+        Args:
+            weights_B: Of the local batch, float [B].
+            global_weight: Their sum over the ranks, float [1], where the batch knows it.
         """
-        labels_B, weights_B, global_weight, fill = batch_parts
         if self._sum_weights:
             global_weight = weights_B.sum().reshape(1)
             dist.all_reduce(global_weight)
-        losses_B = F.binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
         # A global batch of weight 0 has loss 0 and moves nothing.
-        normalizer = torch.where(global_weight > 0, global_weight, 1.0)
+        return torch.where(global_weight > 0, global_weight, 1.0)
+
+    def forward(
+        self,
+        logits_B: torch.Tensor,
+        labels_B: torch.Tensor,
+        weights_B: torch.Tensor,
+        normalizer: torch.Tensor,
+        fill: torch.Tensor,
+    ) -> torch.Tensor:
+        """The loss, float [], of the local batch; that of its parts adds up to it.
+
+        Args:
+            logits_B: float [B].
+            labels_B: float [B], 0 or 1.
+            weights_B: float [B].
+            normalizer: Of the global batch, float [1].
+            fill: Of the global batch, float [1].
+        """
+        losses_B = F.binary_cross_entropy_with_logits(logits_B, labels_B, reduction="none")
         return ((losses_B * weights_B).sum() * self._world_size * fill / normalizer).squeeze(0)
 
 
@@ -111,6 +138,8 @@ class CTRModel(nn.Module):
         seed: Of the dense weights; the tables are initialized once they are sharded.
         sum_weights: Whether :attr:`Batch.global_weight` is unknown even without sample weights.
         max_gradients: Of looked-up rows, by table (see :class:`trainer.model.embeddings.LookedUpRows`); None for none.
+        num_parts: In which the rows pass through the heads (see :class:`trainer.model.dense_step.DenseStep`).
+        loss_scale: Of gradients through float16; None for none.
 
     Raises:
         ConfigError: A head or one of its settings is unknown or out of range.
@@ -127,6 +156,8 @@ class CTRModel(nn.Module):
         seed: int,
         sum_weights: bool = False,
         max_gradients: dict[str, float] | None = None,
+        num_parts: int = 1,
+        loss_scale: LossScale | None = None,
     ) -> None:
         super().__init__()
         shape = Shape(len(schema.sparse) + len(schema.dense), config.embedding_dim)
@@ -135,7 +166,7 @@ class CTRModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.fields = FieldVectors(num_dense=len(schema.dense), layout=layout, std=config.init_std)
-            self.head_sum = HeadSum(config, shape, context, bf16=precision.dense == "bf16")
+            self.head_sum = HeadSum(config, shape, context, half=_HALVES.get(precision.dense))
         limits = max_gradients or {}
         self.rows = LookedUpRows(
             schema.sparse_keys,
@@ -143,12 +174,13 @@ class CTRModel(nn.Module):
             world_size=world_size,
         )
         self.loss = WeightedLogLoss(world_size=world_size, sum_weights=sum_weights or schema.weight is not None)
+        self.dense_step = DenseStep(
+            self.fields, self.head_sum, self.loss, context, num_parts=num_parts, loss_scale=loss_scale
+        )
         self.embeddings = embedding_tables(schema, layout, half=precision.tables == "fp16")
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""
         rows_BFR = self.rows(self.embeddings(batch.sparse))
-        first_order_BM, vectors_BMD = self.fields(rows_BFR, batch.dense)
-        logits_B = self.head_sum(first_order_BM, vectors_BMD, batch.weights)
-        loss = self.loss(logits_B, (batch.labels, batch.weights, batch.global_weight, batch.fill))
+        loss, logits_B = self.dense_step(rows_BFR, batch)
         return loss, (logits_B.detach(), batch.labels, batch.weights)

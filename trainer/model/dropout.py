@@ -29,16 +29,25 @@ class LaneDropout(nn.Module):
         """Drops units.
 
         Args:
-            units_BH: float [B, H]; in training, B is a multiple of the rank's lanes.
+            units_BH: float [B, H]; in training, the local batch, a multiple of the rank's lanes, or a part of it.
         """
         if not self.training:
             return units_BH
         mask_BH = torch.empty_like(units_BH)
-        lanes = self._context.lanes
-        for lane, part in zip(lanes, mask_BH.chunk(len(lanes)), strict=True):
-            generator = torch.Generator(units_BH.device)
-            generator.manual_seed(self._context.seed_of(self._number, lane))
-            part.bernoulli_(self._keep, generator=generator)
+        first, num_rows = self._context.place(len(units_BH))
+        rows_per_lane = num_rows // len(self._context.lanes)
+        for place, lane in enumerate(self._context.lanes):
+            start = place * rows_per_lane - first
+            rows = mask_BH[max(start, 0) : max(start + rows_per_lane, 0)]
+            if len(rows):
+                generator = torch.Generator(units_BH.device)
+                generator.manual_seed(self._context.seed_of(self._number, lane))
+                # The mask of a lane is drawn whole: what is drawn for a row depends on the size of the draw.
+                whole = len(rows) == rows_per_lane
+                mask = rows if whole else units_BH.new_empty(rows_per_lane, units_BH.shape[1])
+                mask.bernoulli_(self._keep, generator=generator)
+                if not whole:
+                    rows.copy_(mask[max(-start, 0) :][: len(rows)])
         return units_BH * mask_BH / self._keep
 
     def extra_repr(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 
@@ -27,6 +27,7 @@ class StepContext:
         self._step = 0
         self._num_layers = 0
         self._weights_B = torch.empty(0)
+        self._part: tuple[int, int] | None = None
 
     def advance(self, step: int) -> None:
         """Tells the step that the next forward pass belongs to."""
@@ -35,6 +36,23 @@ class StepContext:
     def see_rows(self, weights_B: torch.Tensor) -> None:
         """Tells the sample weights of the rows that come next; rows of weight 0 are padding."""
         self._weights_B = weights_B
+
+    def parts(self, num_rows: int, num_parts: int) -> Iterator[slice]:
+        """Cuts the rows of the local batch; while a part is at hand, layers know its place.
+
+        Args:
+            num_rows: Of the local batch.
+            num_parts: At most; the last one may be shorter.
+        """
+        size = max(1, -(-num_rows // num_parts))
+        for first in range(0, num_rows, size):
+            self._part = (first, num_rows)
+            yield slice(first, min(first + size, num_rows))
+        self._part = None
+
+    def place(self, num_rows: int) -> tuple[int, int]:
+        """(first row, rows of the local batch) of a layer's ``num_rows`` rows, which may be a part of the batch."""
+        return self._part or (0, num_rows)
 
     def real_rows(self) -> torch.Tensor:
         """1 for each row that counts, 0 for padding, float [B]."""
