@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from typing import NoReturn
@@ -20,6 +21,7 @@ PREEMPTED_EXIT_CODE = 75
 """Exit code of a worker that saved and stopped because of a signal (EX_TEMPFAIL: try again later)."""
 
 _FOLLOWS_AFTER_S = 5
+_AGENT_GRACE_S = 15
 _PR_SET_PDEATHSIG = 1
 
 
@@ -58,6 +60,22 @@ def stop_agent() -> None:
     may_restart = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
     if may_restart and os.environ.get("LOCAL_RANK") == "0":
         os.kill(os.getppid(), signal.SIGTERM)
+
+
+def end_agent() -> None:
+    """Ends this host's torchrun, which has lost the store that its rendezvous needs.
+
+    It would wait for an answer until the kernel gives the connection up, a quarter of an hour by default, and
+    hold the host for as long. If it does not hear SIGTERM in that state, SIGKILL follows.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ or os.environ.get("LOCAL_RANK") != "0":
+        return
+    agent = os.getppid()
+    started = f"$(cut -d' ' -f22 /proc/{agent}/stat)"
+    # From a process of its own, since the agent waits for this one to end; not if the number is another's by then.
+    late = f'first="{started}"; sleep {_AGENT_GRACE_S}; [ "$first" = "{started}" ] && kill -KILL {agent}'
+    subprocess.Popen(["/bin/sh", "-c", late], start_new_session=True, stderr=subprocess.DEVNULL)
+    os.kill(agent, signal.SIGTERM)
 
 
 def end_with_agent() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from data.loader import BatchLoader
 from data.order import check_world_size
+from trainer.agreement import check_hosts_alike, check_same_files, check_shared
 from trainer.assembly import Assembled, assemble
 from trainer.checkpoint.bucket import location
 from trainer.checkpoint.identity import run_identity
@@ -91,10 +92,14 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     Raises:
         ShardFMError: Data, config and checkpoints do not fit together; on all ranks, before training.
     """
+    check_hosts_alike(config)
     _check_workers(config, worker)
     train_set = open_dataset(config.data, "train")
     eval_splits: list[Split] = [split for split in EVAL_SPLITS if getattr(config.data, split) is not None]
     eval_sets = {split: open_dataset(config.data, split) for split in eval_splits}
+    check_same_files(train_set, worker, key="data.train")
+    for split, eval_set in eval_sets.items():
+        check_same_files(eval_set, worker, key=f"data.{split}")
     order = training_order(train_set, config.data, global_batch_size=config.global_batch_size, seed=config.seed)
     train_loader = on_all(lambda: make_loader(train_set, order, config.data, worker))
     eval_loaders = {split: _eval_loader(eval_set, config, worker) for split, eval_set in eval_sets.items()}
@@ -102,6 +107,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     total_steps = min(schedule_steps, config.max_steps or schedule_steps)
 
     checkpoints = CheckpointManager(config, run_identity(train_set, config, order), world_size=worker.world_size)
+    check_shared(checkpoints.directory, worker)
     resume = checkpoints.find_resume()
     assembled = assemble(train_set.schema, config, worker, train_loader)
     optimizers = Optimizers(assembled.model, config.optimizer, assembled.settings, total_steps=schedule_steps)

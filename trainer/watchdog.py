@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import faulthandler
-import json
 import math
+import socket
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch.distributed as dist
 
 from trainer.config import DistributedConfig
 from trainer.distributed import Worker
-from trainer.ending import STALLED_EXIT_CODE, end_process
+from trainer.ending import STALLED_EXIT_CODE, end_agent, end_process
+from trainer.heartbeat import Act, Heartbeat, Sign, key
 
 T = TypeVar("T")
 
-_STORE_TIMEOUT = timedelta(seconds=5)
+_ANSWER_S = 10.0
+"""For the question what the other ranks are at; without an answer this rank ends all the same."""
 
 
 @dataclass(frozen=True)
@@ -41,45 +42,36 @@ class _Act:
     limit_s: float
 
 
-@dataclass(frozen=True)
-class _Sign:
-    """A sign of life, which each rank leaves in the job's store."""
-
-    count: int
-    what: str
-    alone: bool
-
-
 class Watchdog:
     """Watches the main thread of a rank, and knows what the other ranks are at.
 
     Collectives have timeouts of their own. They tell neither a rank that waits for its data nor a stopped
     process, and where they fire, they do not say for whom they waited. So every rank leaves signs of life
-    in the job's store; the rank that got no further in time prints the stacks of its threads, names the
-    ranks that hold up the others, and ends. A rank that stands still by itself ends a little earlier than
-    those that wait for it, so that it can tell the cause.
+    in the job's store (see :class:`trainer.heartbeat.Heartbeat`); the rank that got no further in time prints
+    the stacks of its threads, names the ranks that hold up the others, and ends. A rank that stands still by
+    itself ends a little earlier than those that wait for it, so that it can tell the cause. And when the
+    signs of a rank stop, all others end, without waiting for what they are at.
 
     Time in which the process was suspended does not count.
 
     Args:
         worker: This process.
-        config: ``stall_timeout_s`` and ``timeout_s``.
+        config: ``stall_timeout_s``, ``timeout_s`` and ``heartbeat_timeout_s``.
     """
 
     def __init__(self, worker: Worker, config: DistributedConfig) -> None:
         self._worker = worker
         self._config = config
-        self._interval_s = min(2.0, config.stall_timeout_s / 10)
+        self._interval_s = min(2.0, config.stall_timeout_s / 10, config.heartbeat_timeout_s / 5)
         self._act = _Act("setting up", alone=True, limit_s=math.inf)
         self._beats = 0
-        self._num_signs = 0
         self._failure: Exception | None = None
         self._stopped = threading.Event()
-        # A connection of its own, where torch can make one: what waits on the main thread's would hold this up, too.
+        # Connections of their own, where torch can make them: what waits on the main thread's would hold these up, too.
         store: Any = dist.distributed_c10d._get_default_store()
-        self._store = store.clone() if worker.world_size > 1 and hasattr(store, "clone") else None
-        if self._store is not None:
-            self._store.set_timeout(_STORE_TIMEOUT)
+        cloned = worker.world_size > 1 and hasattr(store, "clone")
+        self._store = store.clone() if cloned else None
+        self._heartbeat = self._make_heartbeat(store.clone()) if cloned else None
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     @contextmanager
@@ -132,6 +124,17 @@ class Watchdog:
         self._act = act
         self._beats += 1
 
+    def _make_heartbeat(self, store: Any) -> Heartbeat:
+        return Heartbeat(
+            rank=self._worker.rank,
+            world_size=self._worker.world_size,
+            host=socket.gethostname(),
+            store=store,
+            interval_s=self._interval_s,
+            timeout_s=self._config.heartbeat_timeout_s,
+            act=lambda: Act(self._act.what, self._act.alone),
+        )
+
     def _watch(self) -> None:
         seen, idle_s, before = -1, 0.0, time.monotonic()
         while not self._stopped.wait(self._interval_s):
@@ -139,20 +142,15 @@ class Watchdog:
             # A longer pause than that was none of the main thread's: the whole process did not run.
             idle_s = 0.0 if beats != seen else idle_s + min(now - before, 2 * self._interval_s)
             seen, before = beats, now
-            self._leave_sign()
+            trouble = self._heartbeat.trouble() if self._heartbeat is not None else None
+            if trouble is not None:
+                if trouble.store_lost:
+                    end_agent()
+                told = f"rank {self._worker.rank} ends: {trouble.told}."
+                self._end(f"{told} The limit is distributed.heartbeat_timeout_s={self._config.heartbeat_timeout_s:g}.")
             # Who waits for others lets a rank that stands still by itself speak first.
             if idle_s > act.limit_s + (0 if act.alone else 3 * self._interval_s):
                 self._give_up(act, idle_s)
-
-    def _leave_sign(self) -> None:
-        if self._store is None:
-            return
-        self._num_signs += 1
-        sign = _Sign(self._num_signs, self._act.what, self._act.alone)
-        try:
-            self._store.set(_key(self._worker.rank), json.dumps(asdict(sign)))
-        except (RuntimeError, OSError):  # the store is gone, and soon the job is, too: nothing to add
-            self._store = None
 
     def _give_up(self, act: _Act, idle_s: float) -> None:
         faulthandler.dump_traceback(file=sys.stderr, all_threads=True)
@@ -162,38 +160,50 @@ class Watchdog:
             told += f" It waits for {'; '.join(blocking)}."
         limit = "timeout_s" if act.limit_s > self._config.stall_timeout_s else "stall_timeout_s"
         told += f" The stacks of its threads are printed above. The limit is distributed.{limit}={act.limit_s:g}."
+        self._end(told)
+
+    def _end(self, told: str) -> NoReturn:
         if self._failure is not None:
             told += f" The failure: {type(self._failure).__name__}: {self._failure}"
         end_process(told, code=STALLED_EXIT_CODE)
 
     def _blocking_ranks(self) -> list[str]:
-        """The ranks that give no sign of life, or are at something of their own."""
+        """The ranks that give no sign of life, or are at something of their own; none if the store does not answer."""
+        blocking: list[str] = []
+        asking = threading.Thread(target=lambda: blocking.extend(self._ask_all_ranks()), daemon=True)
+        asking.start()
+        asking.join(3 * self._interval_s + _ANSWER_S)
+        return list(blocking)
+
+    def _ask_all_ranks(self) -> list[str]:
         first = self._signs()
         time.sleep(3 * self._interval_s)
         second = self._signs()
         blocking = []
         for rank, sign in second.items():
             if sign == first.get(rank) or sign is None:
-                at = f", last seen at: {sign.what}" if sign else ""
+                at = f", last seen at: {sign.act.what}" if sign else ""
                 blocking.append(f"rank {rank}, which gives no sign of life (stopped, cut off or dead{at})")
-            elif sign.alone:
-                blocking.append(f"rank {rank}, which is at: {sign.what}")
+            elif sign.act.alone:
+                blocking.append(f"rank {rank}, which is at: {sign.act.what}")
         return blocking
 
-    def _signs(self) -> dict[int, _Sign | None]:
-        signs: dict[int, _Sign | None] = {}
+    def _signs(self) -> dict[int, Sign | None]:
+        signs: dict[int, Sign | None] = {}
         for rank in range(self._worker.world_size):
             if rank == self._worker.rank or self._store is None:
                 continue
             try:
-                found = self._store.check([_key(rank)])
-                signs[rank] = _Sign(**json.loads(self._store.get(_key(rank)))) if found else None
+                found = self._store.check([key(rank)])
+                signs[rank] = Sign.read(self._store.get(key(rank))) if found else None
             except (RuntimeError, OSError):
                 return {}
         return signs
 
     def __enter__(self) -> Watchdog:
         self._thread.start()
+        if self._heartbeat is not None:
+            self._heartbeat.start()
         return self
 
     def __exit__(
@@ -202,7 +212,5 @@ class Watchdog:
         self._stopped.set()
         if error is None:
             self._thread.join()
-
-
-def _key(rank: int) -> str:
-    return f"watchdog/{rank}"
+            if self._heartbeat is not None:
+                self._heartbeat.stop()

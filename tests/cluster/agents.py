@@ -123,6 +123,10 @@ class Agent:
             assert time.monotonic() < deadline, f"host {self.number}:\n{self.output()}"
             self._process.join(0.02)
 
+    def pause(self, seconds: float) -> None:
+        """Waits for so long, or for the end."""
+        self._process.join(seconds)
+
     def signal(self, number: signal.Signals) -> None:
         """Sends a signal to the agent."""
         os.kill(int(self._process.pid or 0), number)

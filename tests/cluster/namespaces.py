@@ -33,6 +33,7 @@ def enter_host(namespace: str, hostname: str, mounts: Mapping[str, str]) -> None
     _call(_libc.unshare, _CLONE_NEWNS | _CLONE_NEWUTS)
     socket.sethostname(hostname)
     _mount("none", "/", None, _MS_REC | _MS_PRIVATE)
+    _mount("sysfs", "/sys", "sysfs", 0)  # else it shows the interfaces of the machine
     for path, source in mounts.items():
         if source == "empty":
             _mount("tmpfs", path, "tmpfs", 0)

@@ -74,6 +74,8 @@ class Network:
         host, port = self.hosts[number], f"port{number}"
         ip("netns", "add", host.namespace)
         ip("link", "add", port, "netns", self._switch, "type", "veth", "peer", "name", "eth0", "netns", host.namespace)
+        # That a host keeps: else the others would go on sending to the old one for a while after it came back.
+        ip("-n", host.namespace, "link", "set", "eth0", "address", f"02:00:00:00:00:{number + 1:02x}")
         ip("-n", self._switch, "link", "set", port, "master", "br0", "up")
         ip("-n", host.namespace, "link", "set", "lo", "up")
         if not self.ipv6_only:
@@ -121,6 +123,17 @@ class Network:
             without_offloads(host.namespace, "eth0")
         self._relay = Relay(self._switch, ports, delay_s=delay_ms / 1000, loss=loss_percent / 100)
         return "relay"
+
+    def calm(self) -> None:
+        """Ends a disturbance."""
+        if self._relay is None:
+            for host in self.hosts:
+                ip("netns", "exec", host.namespace, "tc", "qdisc", "del", "dev", "eth0", "root")
+            return
+        self._relay.close()
+        self._relay = None
+        for number in range(len(self.hosts)):
+            ip("-n", self._switch, "link", "set", f"port{number}", "master", "br0")
 
     def __enter__(self) -> Network:
         ip("netns", "add", self._switch)

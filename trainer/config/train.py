@@ -23,14 +23,16 @@ NONFINITE_POLICIES = ("raise", "skip")
 
 @dataclass
 class DistributedConfig:
-    """How long the ranks wait: for each other in a collective, and for any progress at all."""
+    """How long the ranks wait: for each other in a collective, for any progress at all, and for a sign of life."""
 
     timeout_s: float = 600.0
     stall_timeout_s: float = 300.0
+    heartbeat_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         positive(self.timeout_s, "distributed.timeout_s")
         positive(self.stall_timeout_s, "distributed.stall_timeout_s")
+        positive(self.heartbeat_timeout_s, "distributed.heartbeat_timeout_s")
 
 
 @dataclass
