@@ -14,7 +14,7 @@ STAMP := $(VENV)/.installed-$(FLAVOR)
 WORKERS ?= 2
 TEST_JOBS ?= 2
 
-.PHONY: help setup demo test check format requirements clean
+.PHONY: help setup demo test chaos check format requirements clean
 
 help:  ## List the targets.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -33,6 +33,9 @@ $(STAMP): requirements-$(FLAVOR).txt requirements-gpu.txt pyproject.toml
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r $(VENV)/cuda.txt; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
+
+chaos: $(STAMP)  ## Break jobs on several hosts on purpose (as root): what happened, as a table.
+	$(BIN)/python -m tests.cluster.chaos
 
 demo: $(STAMP)  ## Train DeepFM on UCI Adult with two workers; an interrupted demo resumes.
 	@# A finished demo stays beside the new one, so that TensorBoard compares the two.

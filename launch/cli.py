@@ -19,7 +19,14 @@ from omegaconf.errors import OmegaConfBaseException
 from data.structured import explain
 from trainer.config import to_config
 from trainer.distributed import lost_peer
-from trainer.ending import PREEMPTED_EXIT_CODE, UNEXPECTED_EXIT_CODE, USER_ERROR_EXIT_CODE, end_process, stop_agent
+from trainer.ending import (
+    PREEMPTED_EXIT_CODE,
+    UNEXPECTED_EXIT_CODE,
+    USER_ERROR_EXIT_CODE,
+    end_process,
+    note_preemption,
+    stop_agent,
+)
 from trainer.errors import ConfigError, PeerError, ShardFMError
 from trainer.nonfinite import NonFiniteError
 from trainer.preemption import PreemptedError
@@ -75,6 +82,7 @@ def _end(error: Exception) -> NoReturn:
         # All ranks stopped together; rank 0 says it for them.
         if first_of_job:
             print(f"\n{error}\n", file=sys.stderr, flush=True)
+        note_preemption()
         stop_agent()
         sys.exit(PREEMPTED_EXIT_CODE)
     elif isinstance(error, PeerError):

@@ -52,6 +52,14 @@ def end_process(
     os._exit(code)
 
 
+def note_preemption() -> None:
+    """Leaves a word for the launcher, which torchrun's exit code does not tell: the job saved and stopped."""
+    path = os.environ.get("SHARDFM_PREEMPTED_FILE")
+    if path:
+        with open(path, "w", encoding="utf-8"):
+            pass
+
+
 def stop_agent() -> None:
     """Asks this host's torchrun to end instead of restarting its workers, where it would do so.
 

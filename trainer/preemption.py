@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from datetime import timedelta
 from types import FrameType, TracebackType
 from typing import Any
@@ -14,6 +15,8 @@ import torch.distributed as dist
 from trainer.errors import ShardFMError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+SAME_S = 10.0
+"""A signal that comes again so soon is the same one: a cluster tells all processes of a job, and torchrun its workers."""
 
 
 class PreemptedError(ShardFMError):
@@ -23,7 +26,7 @@ class PreemptedError(ShardFMError):
 class PreemptionGuard:
     """Listens for signals on every rank and makes all ranks stop after the same step.
 
-    The first signal asks for a stop, a second one ends the process at once. The ranks agree through a
+    The first signal asks for a stop, another one, or the same one much later, ends the process at once. The ranks agree through a
     group of their own, a step behind: each step starts the exchange that the next one reads, so that
     nobody waits for it. All ranks must create it, and use it as a context.
 
@@ -34,6 +37,7 @@ class PreemptionGuard:
     def __init__(self, *, timeout_s: float) -> None:
         self._group = dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._asked: int | None = None
+        self._asked_at = 0.0
         self._pending: tuple[torch.Tensor, Any] | None = None
         self._previous: dict[int, Any] = {}
 
@@ -52,9 +56,10 @@ class PreemptionGuard:
         return signal.Signals(heard).name if heard else None
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._asked is not None:
+        if self._asked is None:
+            self._asked, self._asked_at = number, time.monotonic()
+        elif number != self._asked or time.monotonic() > self._asked_at + SAME_S:
             os._exit(128 + number)
-        self._asked = number
 
     def __enter__(self) -> PreemptionGuard:
         self._previous = {number: signal.signal(number, self._hear) for number in SIGNALS}

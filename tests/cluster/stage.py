@@ -14,7 +14,7 @@ from tests.cluster.agents import Agent, Start
 from tests.cluster.network import Network
 from tests.distributed.records import JOB, arguments, write_data
 
-HEARTBEAT_S = 4.0
+HEARTBEAT_S = 6.0
 # A dead agent is missed after so long; a rendezvous that may begin with fewer hosts waits no longer for more.
 ELASTIC = "join_timeout=90,last_call_timeout=1,keep_alive_interval=1,keep_alive_max_attempt=3,read_timeout=10"
 
