@@ -16,7 +16,7 @@ from trainer.errors import ShardFMError
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 SAME_S = 10.0
-"""A signal that comes again so soon is the same one: a cluster tells all processes of a job, and torchrun its workers."""
+"""A signal that comes again so soon is the same one: a cluster tells all processes, and torchrun then its workers."""
 
 
 class PreemptedError(ShardFMError):
@@ -26,9 +26,9 @@ class PreemptedError(ShardFMError):
 class PreemptionGuard:
     """Listens for signals on every rank and makes all ranks stop after the same step.
 
-    The first signal asks for a stop, another one, or the same one much later, ends the process at once. The ranks agree through a
-    group of their own, a step behind: each step starts the exchange that the next one reads, so that
-    nobody waits for it. All ranks must create it, and use it as a context.
+    The first signal asks for a stop; another one, or the same one some time later, ends the process at once.
+    The ranks agree through a group of their own, a step behind: each step starts the exchange that the next
+    one reads, so that nobody waits for it. All ranks must create it, and use it as a context.
 
     Args:
         timeout_s: Seconds after which an exchange that waits for a dead rank gives up.

@@ -20,7 +20,7 @@ from tests.cluster.stage import HEARTBEAT_S, Stage
 from tests.launch.processes import ROOT
 
 _NOTICED = re.compile(r"^error: |closing signal|failed \(exitcode|Rendezvous\w*Error", re.MULTILINE)
-_STEP = re.compile(r"^\d\d:\d\d:\d\d step (\d+)/", re.MULTILINE)
+_STEP = re.compile(r"\bstep (\d+)/")
 _LIFE = re.compile(r"\d+ ranks on cpu")
 
 

@@ -77,6 +77,12 @@ with PreemptionGuard(timeout_s=60) as guard:
 """
 
 
+def test_a_signal_that_comes_again_at_once_is_the_same_one() -> None:
+    done = run_python("-c", TWO_SIGNALS.replace("SIGUSR1", "SIGTERM"))
+    assert done.stdout == "SIGTERM\nstill here\n"
+    assert done.exit_code == 0
+
+
 def test_a_second_signal_exits_at_once() -> None:
     done = run_python("-c", TWO_SIGNALS)
     assert done.stdout == "SIGTERM\n"
