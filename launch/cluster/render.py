@@ -1,4 +1,4 @@
-"""Fills a Kubernetes manifest: ``python launch/cluster/render.py job nodes=4 -- experiment=adult | kubectl apply -f -``.
+"""Fills a manifest: ``python launch/cluster/render.py job nodes=4 -- experiment=adult | kubectl apply -f -``.
 
 The first argument names a file in ``launch/cluster/kubernetes`` (job, pytorchjob), ``key=value`` replaces a value of
 ``values.yaml`` there, and what follows ``--`` goes to ``launch/train.py``.
