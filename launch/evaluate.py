@@ -57,7 +57,9 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchd
     assembled = assemble(dataset.schema, dataclasses.replace(trained, device=config.device), worker, loader)
     state.restore_model(path, assembled.model)
     with watchdog.doing(f"the evaluation of {split}"):
-        return evaluate(assembled.model, loader, worker.device, watchdog, name=split, step=manifest.step)
+        return evaluate(
+            assembled.model, loader, worker.device, watchdog, trained.metrics, name=split, step=manifest.step
+        )
 
 
 def evaluated_split(config: EvaluateConfig, data: DataConfig) -> Split:

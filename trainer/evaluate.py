@@ -6,15 +6,24 @@ import torch
 from torch import nn
 
 from data.loader import BatchLoader
+from trainer.config import MetricsConfig
 from trainer.data_quality import total_skipped_rows
 from trainer.evaluation import Evaluation
 from trainer.metric import MetricSet
+from trainer.metric.curves import curves_of
 from trainer.watchdog import Watchdog
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module, loader: BatchLoader, device: torch.device, watchdog: Watchdog, *, name: str, step: int
+    model: nn.Module,
+    loader: BatchLoader,
+    device: torch.device,
+    watchdog: Watchdog,
+    config: MetricsConfig,
+    *,
+    name: str,
+    step: int,
 ) -> Evaluation:
     """One pass over the loader's rows, every row once. All ranks must call this.
 
@@ -23,10 +32,11 @@ def evaluate(
         loader: In file order.
         device: Where the model is.
         watchdog: Of this rank.
+        config: Of the metrics.
         name: Of the evaluation set.
         step: Steps that the model was trained for.
     """
-    metrics = MetricSet(device)
+    metrics = MetricSet(device, config)
     was_training = model.training
     model.eval()
     with loader.batches(0, loader.order.steps_per_epoch) as batches:
@@ -35,5 +45,6 @@ def evaluate(
             metrics.update(*outputs)
         total_skipped_rows(loader, batches)
     model.train(was_training)
-    figures, curves = metrics.compute_with_curves()
-    return Evaluation(name, step, figures, curves)
+    tally = metrics.over_ranks()
+    ranking = tally.scores.ranking()
+    return Evaluation(name, step, metrics.figures.of(tally.sums, ranking), curves_of(ranking))

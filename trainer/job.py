@@ -19,7 +19,7 @@ from trainer.distributed import Worker, on_all
 from trainer.errors import ConfigError, DataError
 from trainer.inputs import EVAL_SPLITS, Dataset, Split, file_order, make_loader, open_dataset, training_order
 from trainer.logging.summary import DatasetSummary, RunSummary, features_of
-from trainer.metric import MetricSet
+from trainer.metric.training import TrainingMetrics
 from trainer.monitor import Monitor
 from trainer.optimizer import Optimizers
 
@@ -36,7 +36,7 @@ class Job:
     eval_loaders: dict[Split, BatchLoader]
     assembled: Assembled
     optimizers: Optimizers
-    metrics: MetricSet
+    metrics: TrainingMetrics
     monitor: Monitor
     checkpoints: CheckpointManager
     resume: Resume | None
@@ -111,7 +111,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     resume = checkpoints.find_resume()
     assembled = assemble(train_set.schema, config, worker, train_loader)
     optimizers = Optimizers(assembled.model, config.optimizer, assembled.settings, total_steps=schedule_steps)
-    metrics = MetricSet(worker.device)
+    metrics = TrainingMetrics(worker.device, config.metrics)
     if resume is not None:
         restore_training(resume.path, assembled.model, optimizers, metrics)
         if assembled.loss_scale is not None:

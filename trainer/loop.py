@@ -206,7 +206,7 @@ class _Run:
         job, steps_per_epoch = self._job, self._job.train_loader.order.steps_per_epoch
         with self._watchdog.saving(self._done), self._clock.during(Stage.CHECKPOINT, whole=True):
             job.assembled.replicas.average()
-            tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
+            tensors = training_state(job.assembled.model, job.optimizers, job.metrics.state()).tensors
             self._checkpoint = job.checkpoints.save(
                 tensors,
                 step=self._done,
@@ -234,7 +234,7 @@ class _Run:
         loader, device = self._job.eval_loaders[split], self._job.worker.device
         with self._watchdog.doing(f"the evaluation of {split}"), self._pipeline.detached() as plain:
             self._job.assembled.replicas.average()
-            return evaluate(plain, loader, device, self._watchdog, name=split, step=step)
+            return evaluate(plain, loader, device, self._watchdog, self._job.config.metrics, name=split, step=step)
 
     def _report(self) -> None:
         """Writes the figures since the last report."""
@@ -245,14 +245,13 @@ class _Run:
                 skipped = {"skipped_rows": total_skipped_rows(job.train_loader, self._batches)}
             counts = {**skipped, **feature_counts(self._batches)}
             breakdown = self._observer.report()
-            metrics = job.metrics.compute()
-        job.metrics.reset()
+            figures = job.metrics.report()
         learning_rates = job.optimizers.learning_rates(done - 1, factor=job.monitor.lr_factor)
         with self._clock.during(Stage.LOGGING):
             if job.assembled.loss_scale is not None:
                 self._journal.loss_scale(done, job.assembled.loss_scale)
             self._journal.data(done, counts)
-            self._journal.train(done, metrics, learning_rates, breakdown)
+            self._journal.train(done, figures, learning_rates, breakdown)
 
     def _sample(self) -> None:
         """Writes histograms of the model."""

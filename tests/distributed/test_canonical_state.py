@@ -65,7 +65,7 @@ def trained(config: TrainConfig, worker: Worker) -> Job:
 
 
 def save(job: Job, path: Path) -> None:
-    state.write(training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors, path)
+    state.write(training_state(job.assembled.model, job.optimizers, job.metrics.state()).tensors, path)
 
 
 def train_and_save(worker: Worker, configs: dict[str, TrainConfig], folder: Path) -> list[dict[str, Any]]:

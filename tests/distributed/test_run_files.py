@@ -20,7 +20,7 @@ from trainer.job import build
 from trainer.logging.histograms import embedding_norms
 from trainer.logging.record import read_record
 from trainer.loop import train
-from trainer.metric import known_metrics
+from trainer.metric import metric_classes
 
 pytestmark = pytest.mark.distributed
 
@@ -61,7 +61,7 @@ def check_events(run_dir: Path) -> None:
     scalars = set(events.Tags()["scalars"])
     assert {"at_a_glance/train_auc", "at_a_glance/test_auc", "at_a_glance/samples_per_s"} <= scalars
     assert min(scalars).startswith("at_a_glance/"), "TensorBoard shows groups by name"
-    assert {f"final/test_{metric.name}" for metric in known_metrics()} <= scalars
+    assert {f"final/test_{metric.name}" for metric in metric_classes()} <= scalars
     assert [event.step for event in events.Scalars("time/lag_ms")] == [2, 4, 6, 8, 9]
 
     histograms = set(events.Tags()["histograms"])

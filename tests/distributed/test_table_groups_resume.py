@@ -50,7 +50,7 @@ def train_and_save(worker: Worker, configs: dict[str, TrainConfig], folder: Path
     for name, config in configs.items():
         job = trained(config, worker)
         save(job, folder / name)
-        tensors = training_state(job.assembled.model, job.optimizers, job.metrics.global_sums()).tensors
+        tensors = training_state(job.assembled.model, job.optimizers, job.metrics.state()).tensors
         tables = [stored.to_write() for key, stored in tensors.items() if key.startswith("tables/")]
         written[name] = sum(part.tensor.numel() for stored in tables for part in stored.parts)
     return written

@@ -8,7 +8,7 @@
     tables/<table>/exp_avg_sq     of their partially row-wise kinds, [rows]
     dense/<parameter>             everything that is not a table
     dense/<parameter>/<moment>    of its optimizer, under torch's own names
-    metric_sums                   since the last report
+    metric_sums                   see :meth:`trainer.metric.training.TrainingMetrics.state`
 
 A table is the same whether FBGEMM's kernels hold shards of it or torch holds replicas. Of equal copies in several
 sharding groups, one is written, and all are read.

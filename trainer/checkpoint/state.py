@@ -20,7 +20,7 @@ from trainer.checkpoint.storage import StoredFile
 from trainer.checkpoint.trusted import read_metadata
 from trainer.distributed import on_main
 from trainer.errors import CheckpointError
-from trainer.metric import MetricSet
+from trainer.metric.training import TrainingMetrics
 from trainer.optimizer import Optimizers
 
 WRITE_REMEDY = (
@@ -53,15 +53,15 @@ def write(tensors: Tensors, path: Location, *, group: dist.ProcessGroup | None =
     return writer.written
 
 
-def restore_training(path: Location, model: nn.Module, optimizers: Optimizers, metrics: MetricSet) -> None:
-    """Loads model, optimizer states and metric sums. All ranks must call this.
+def restore_training(path: Location, model: nn.Module, optimizers: Optimizers, metrics: TrainingMetrics) -> None:
+    """Loads model, optimizer states and what the metrics know. All ranks must call this.
 
     Raises:
         CheckpointError: See :func:`read`.
     """
-    sums = torch.zeros_like(metrics.global_sums())
-    read(training_state(model, optimizers, sums), path)
-    metrics.restore(sums)
+    known = torch.zeros(metrics.state_size, dtype=torch.float64)
+    read(training_state(model, optimizers, known), path)
+    metrics.restore(known)
 
 
 def restore_model(path: Location, model: nn.Module) -> None:

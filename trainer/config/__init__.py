@@ -14,6 +14,7 @@ from trainer.config.data import DataConfig
 from trainer.config.evaluate import EvaluateConfig
 from trainer.config.init_from import InitFromConfig
 from trainer.config.logging import LoggingConfig, ProfilerConfig
+from trainer.config.metrics import MetricsConfig
 from trainer.config.model import ModelConfig
 from trainer.config.monitor import MonitorConfig
 from trainer.config.optimizer import (
@@ -42,6 +43,7 @@ __all__ = [
     "InitFromConfig",
     "LoggingConfig",
     "LossScaleConfig",
+    "MetricsConfig",
     "ModelConfig",
     "MonitorConfig",
     "OptimizerConfig",

@@ -107,7 +107,7 @@ class Journal:
     def train(
         self,
         step: int,
-        metrics: Mapping[str, float],
+        figures: Mapping[str, Mapping[str, float]],
         learning_rates: Mapping[str, float],
         breakdown: Breakdown | None,
     ) -> None:
@@ -115,13 +115,16 @@ class Journal:
 
         Args:
             step: Steps completed.
-            metrics: Over those rows.
+            figures: Metrics over those rows as ``train``, and over others by the name of their group.
             learning_rates: Of the last step.
             breakdown: Of the time of those steps; None if none was measured.
         """
         step_s = self._throughput.take_window()
         samples_per_s = self._global_batch_size / step_s if step_s else None
-        self._board.scalars("train", {"loss": metrics["logloss"], **metrics}, step)
+        metrics = figures["train"]
+        self._board.scalars("train", {"loss": metrics["logloss"]}, step)
+        for group, values in figures.items():
+            self._board.scalars(group, values, step)
         self._board.scalars("learning_rate", learning_rates, step)
         speed: dict[str, float] = {}
         if step_s and samples_per_s:

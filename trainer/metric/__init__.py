@@ -8,79 +8,121 @@ import pkgutil
 from functools import cache
 
 import torch
-import torch.distributed as dist
 
-from trainer.metric.base import Metric
-from trainer.metric.curves import Curve, curves_of
-from trainer.metric.histogram import ranking
+from trainer.config.metrics import MetricsConfig
+from trainer.metric.base import Metric, Totals
+from trainer.metric.ranking import Ranking
+from trainer.metric.samples import Samples, Term
+from trainer.metric.score_sketch import CAPACITY, ScoreSketch
+from trainer.metric.tally import Tally
+
+CHUNK_ROWS = 1 << 17
+"""Samples that are kept as they are before they are counted, in one go: what that costs hardly depends on them."""
 
 
 @cache
-def known_metrics() -> tuple[Metric, ...]:
-    """One of every metric, by file name."""
-    metrics: list[Metric] = []
+def metric_classes() -> tuple[type[Metric], ...]:
+    """Every metric, by file name."""
+    classes: list[type[Metric]] = []
     for module in pkgutil.iter_modules(__path__):
         members = vars(importlib.import_module(f"{__name__}.{module.name}")).values()
         found = [m for m in members if inspect.isclass(m) and issubclass(m, Metric) and m is not Metric]
-        metrics += [metric() for metric in found if metric.__module__.endswith(f".{module.name}")]
-    return tuple(metrics)
+        classes += [metric for metric in found if metric.__module__.endswith(f".{module.name}")]
+    return tuple(classes)
+
+
+class Figures:
+    """All metrics, and what they need to know of the samples.
+
+    Args:
+        config: Of the metrics.
+
+    Attributes:
+        terms: What is summed up for them.
+    """
+
+    def __init__(self, config: MetricsConfig) -> None:
+        self._metrics = [metric(config) for metric in metric_classes()]
+        self.terms: list[Term] = list(dict.fromkeys(term for metric in self._metrics for term in metric.terms))
+
+    def of(self, sums: torch.Tensor, ranking: Ranking | None) -> dict[str, float]:
+        """The metrics by name; without a ranking, those that need none.
+
+        Args:
+            sums: Of the terms, over all ranks, float64 [terms].
+            ranking: Over all ranks.
+        """
+        totals: Totals = dict(zip(self.terms, sums.tolist(), strict=True))
+        nothing = ScoreSketch.empty(CAPACITY, torch.device("cpu")).ranking()
+        return {
+            metric.name: metric.compute(totals, ranking or nothing)
+            for metric in self._metrics
+            if ranking is not None or not metric.ranked
+        }
 
 
 class MetricSet:
-    """All metrics over a stretch of samples, in one vector of float64 sums on the device.
+    """All metrics over a stretch of samples.
 
-    Sums of integers below 2**53 are exact in float64, and an AUC is made of nothing else, so that the
-    figures do not depend on how the samples were spread over the ranks.
+    Sums of integers below 2**53 are exact in float64, so that an AUC of samples of weight 1 does not
+    depend on how they were spread over the ranks; other figures do in the last places of float64.
 
     Args:
         device: Where predictions are.
+        config: Of the metrics.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self._metrics = known_metrics()
-        self._sums = torch.zeros(sum(m.num_sums for m in self._metrics), dtype=torch.float64, device=device)
+    def __init__(self, device: torch.device, config: MetricsConfig) -> None:
+        self.figures = Figures(config)
+        self._empty = Tally.empty(len(self.figures.terms), CAPACITY, device)
+        self._tally = self._empty
+        self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._num_waiting = 0
 
     def update(self, logits_B: torch.Tensor, labels_B: torch.Tensor, weights_B: torch.Tensor) -> None:
-        """Adds a batch; does not wait for the device.
+        """Adds a batch, whose tensors may not be written to later; does not wait for the device.
 
         Args:
             logits_B: Before the sigmoid, float [B].
             labels_B: 0 or 1, float [B].
             weights_B: Sample weights, 0 for padding, float [B].
         """
-        logits, labels, weights = (values.detach().double() for values in (logits_B, labels_B, weights_B))
-        for metric, sums in zip(self._metrics, self._parts(self._sums), strict=True):
-            metric.update(sums, logits, labels, weights)
+        self._waiting.append((logits_B.detach(), labels_B, weights_B))
+        self._num_waiting += len(logits_B)
+        if self._num_waiting >= CHUNK_ROWS:
+            self._count_waiting()
 
-    def global_sums(self) -> torch.Tensor:
-        """The sums over all ranks, float64, a copy. All ranks must call this."""
-        total = self._sums.clone()
-        dist.all_reduce(total)
-        return total
+    def over_ranks(self) -> Tally:
+        """What is known of the samples of all ranks, on the CPU. All ranks must call this."""
+        self._count_waiting()
+        return self._tally.over_ranks()
+
+    def over_no_samples(self) -> Tally:
+        """A tally of no samples, on the CPU."""
+        return self._empty.to(torch.device("cpu"))
 
     def compute(self) -> dict[str, float]:
         """The metrics over all ranks, by name. All ranks must call this."""
-        return self._figures(self.global_sums().cpu())
+        tally = self.over_ranks()
+        return self.figures.of(tally.sums, tally.scores.ranking())
 
-    def compute_with_curves(self) -> tuple[dict[str, float], dict[str, Curve]]:
-        """The metrics and the curves over all ranks, by name. All ranks must call this."""
-        sums = self.global_sums().cpu()
-        names = [metric.name for metric in self._metrics]
-        return self._figures(sums), curves_of(ranking(self._parts(sums)[names.index("auc")]))
+    def restore(self, tally: Tally | None) -> None:
+        """Goes on from what is given, or from nothing.
 
-    def restore(self, global_sums: torch.Tensor) -> None:
-        """Continues from saved sums, which rank 0 takes as its own. All ranks must call this."""
-        self._sums.copy_(global_sums)
-        if dist.get_rank() != 0:
-            self._sums.zero_()
+        Args:
+            tally: Of this rank; None if another rank has it.
+        """
+        self.reset()
+        if tally is not None:
+            self._tally = tally.to(self._empty.sums.device)
 
     def reset(self) -> None:
         """Forgets everything."""
-        self._sums.zero_()
+        self._tally = self._empty
+        self._waiting, self._num_waiting = [], 0
 
-    def _figures(self, sums: torch.Tensor) -> dict[str, float]:
-        parts = zip(self._metrics, self._parts(sums), strict=True)
-        return {metric.name: metric.compute(part) for metric, part in parts}
-
-    def _parts(self, sums: torch.Tensor) -> list[torch.Tensor]:
-        return list(sums.split([metric.num_sums for metric in self._metrics]))
+    def _count_waiting(self) -> None:
+        if self._waiting:
+            logits, labels, weights = (torch.cat(parts) for parts in zip(*self._waiting, strict=True))
+            self._tally = self._tally.with_samples(Samples(logits.float(), labels, weights), self.figures.terms)
+        self._waiting, self._num_waiting = [], 0

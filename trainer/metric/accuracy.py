@@ -1,25 +1,31 @@
-"""Accuracy at the threshold of one half."""
+"""Accuracy at a threshold."""
 
 from __future__ import annotations
 
-from typing import ClassVar
+import math
 
 import torch
 
-from trainer.metric.base import Metric
+from trainer.config.metrics import MetricsConfig
+from trainer.metric.base import Metric, Totals, ratio
+from trainer.metric.ranking import Ranking
+from trainer.metric.samples import Samples, one
 
 
 class Accuracy(Metric):
-    """Share of the samples whose label is the more probable one by the prediction; 0.5 counts as a click."""
+    """Share of the samples that are on the right side of ``metrics.threshold``; at it counts as a click."""
 
     name = "accuracy"
-    num_sums: ClassVar[int] = 2
 
-    def update(self, sums: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> None:
-        """See :meth:`Metric.update`."""
-        right = (logits >= 0) == (labels > 0)
-        sums += torch.stack([(weights * right).sum(), weights.sum()])
+    def __init__(self, config: MetricsConfig) -> None:
+        # On the logits, where a threshold of one half is exactly 0.
+        self._threshold = math.log(config.threshold) - math.log1p(-config.threshold)
+        self.terms = (self.right, one)
 
-    def compute(self, sums: torch.Tensor) -> float:
+    def right(self, samples: Samples) -> torch.Tensor:
+        """1 for what is on its side of the threshold, else 0."""
+        return ((samples.logits >= self._threshold) == (samples.labels > 0)).double()
+
+    def compute(self, totals: Totals, ranking: Ranking) -> float:
         """See :meth:`Metric.compute`."""
-        return float(sums[0] / sums[1])
+        return ratio(totals[self.right], totals[one])

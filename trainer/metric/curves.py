@@ -76,7 +76,7 @@ def _from_the_top(
     ranking: Ranking, shares: torch.Tensor, points: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """(positives, all samples, threshold) from the highest score down, where another share of the whole is reached."""
-    flipped = Ranking(ranking.logits.flip(0), ranking.negatives.flip(0), ranking.positives.flip(0))
+    flipped = ranking.flipped()
     groups = _equal_shares(shares.flip(0), points)
     negatives, positives, _ = flipped.merged_by(groups).cumsum(0).unbind(1)
     last = torch.cat([groups[1:] != groups[:-1], torch.ones(1, dtype=torch.bool)])

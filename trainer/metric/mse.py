@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
-import torch
-
-from trainer.metric.base import Metric
+from trainer.metric.base import Metric, Totals, ratio
+from trainer.metric.ranking import Ranking
+from trainer.metric.samples import one, squared_error
 
 
 class MeanSquaredError(Metric):
     """Weighted mean of (prediction - label)^2, the Brier score."""
 
     name = "mse"
-    num_sums: ClassVar[int] = 2
+    terms = (squared_error, one)
 
-    def update(self, sums: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> None:
-        """See :meth:`Metric.update`."""
-        sums += torch.stack([(weights * (logits.sigmoid() - labels).square()).sum(), weights.sum()])
-
-    def compute(self, sums: torch.Tensor) -> float:
+    def compute(self, totals: Totals, ranking: Ranking) -> float:
         """See :meth:`Metric.compute`."""
-        return float(sums[0] / sums[1])
+        return ratio(totals[squared_error], totals[one])
 
 
 class RootMeanSquaredError(MeanSquaredError):
@@ -29,6 +23,6 @@ class RootMeanSquaredError(MeanSquaredError):
 
     name = "rmse"
 
-    def compute(self, sums: torch.Tensor) -> float:
+    def compute(self, totals: Totals, ranking: Ranking) -> float:
         """See :meth:`Metric.compute`."""
-        return super().compute(sums) ** 0.5
+        return float(super().compute(totals, ranking) ** 0.5)

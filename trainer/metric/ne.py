@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
-
-from trainer.metric.base import Metric
+from trainer.metric.base import Metric, Totals, ratio
+from trainer.metric.ranking import Ranking
+from trainer.metric.samples import label, loss, one
 
 
 class NormalizedEntropy(Metric):
@@ -18,18 +16,12 @@ class NormalizedEntropy(Metric):
     """
 
     name = "ne"
-    num_sums: ClassVar[int] = 3
+    terms = (loss, label, one)
 
-    def update(self, sums: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, weights: torch.Tensor) -> None:
-        """See :meth:`Metric.update`."""
-        losses = F.binary_cross_entropy_with_logits(logits, labels, reduction="none")
-        sums += torch.stack([(weights * losses).sum(), (weights * labels).sum(), weights.sum()])
-
-    def compute(self, sums: torch.Tensor) -> float:
+    def compute(self, totals: Totals, ranking: Ranking) -> float:
         """See :meth:`Metric.compute`."""
-        loss, positive, total = sums.tolist()
-        rate = positive / total if total else math.nan
+        rate = ratio(totals[label], totals[one])
         if not 0 < rate < 1:
             return math.nan
-        entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate))
-        return loss / total / entropy
+        entropy = -(rate * math.log(rate) + (1 - rate) * math.log1p(-rate))
+        return ratio(totals[loss], totals[one]) / entropy

@@ -9,17 +9,30 @@ import torch
 
 @dataclass(frozen=True)
 class Ranking:
-    """Weights of the negatives and the positives at each distinct score, over all ranks, on the CPU.
+    """Weights of the negatives and the positives at each score, or of several neighbouring ones: then of their middle.
 
     Attributes:
         logits: Rising, float64 [n].
         negatives: Weight of the samples of label 0 at the score, float64 [n].
         positives: Weight of the samples of label 1 at the score, float64 [n].
+        tied_positives: Weight of the positives that have exactly the score of an average positive there, itself
+            included, float64 [n]; all of them, unless several scores share the place.
+        tied: Weight of all samples that have, float64 [n].
     """
 
     logits: torch.Tensor
     negatives: torch.Tensor
     positives: torch.Tensor
+    tied_positives: torch.Tensor
+    tied: torch.Tensor
+
+    def first(self, number: int) -> Ranking:
+        """The lowest scores."""
+        return Ranking(**{name: values[:number] for name, values in vars(self).items()})
+
+    def flipped(self) -> Ranking:
+        """From the highest score down."""
+        return Ranking(**{name: values.flip(0) for name, values in vars(self).items()})
 
     def merged_by(self, groups: torch.Tensor) -> torch.Tensor:
         """Sums of (negatives, positives, weighted predictions), float64 [groups, 3], by rising group numbers [n]."""

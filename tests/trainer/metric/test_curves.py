@@ -23,7 +23,8 @@ def drawn(n: int, *, mean: float = -1.0) -> tuple[Array, Array, Array]:
 def ranking_of(logits: Array, labels: Array, weights: Array) -> Ranking:
     scores, places = np.unique(logits, return_inverse=True)
     sums = [np.bincount(places, weights * of, minlength=len(scores)) for of in (1 - labels, labels)]
-    return Ranking(*(torch.from_numpy(values) for values in (scores, *sums)))
+    negatives, positives = (torch.from_numpy(of) for of in sums)
+    return Ranking(torch.from_numpy(scores), negatives, positives, positives, negatives + positives)
 
 
 def test_reliability_bins_share_the_weight_and_hold_neighbours() -> None:
