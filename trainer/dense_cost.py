@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from data.schema import Schema
 from trainer.config import DenseOptimizerConfig, ModelConfig, PrecisionConfig
 from trainer.model.ctr import CTRModel, HeadSum, row_layout
+from trainer.model.fields import Fields
 from trainer.model.step_context import StepContext
 
 _OPTIMIZER_STATES = {"sgd": 0, "adagrad": 1, "adam": 2, "adamw": 2}
@@ -74,16 +75,15 @@ def dense_cost(
     """
     ahead = num_parts > 1 or precision.dense == "fp16"
     layout = row_layout(model)
-    num_fields = len(schema.sparse) + len(schema.dense)
     with FakeTensorMode():
         ctr = CTRModel(schema, model, precision, context=StepContext(0, (0,)), world_size=world_size, seed=0)
         # Masks and batch statistics need generators and other ranks; without them the shapes are the same.
         ctr.eval()
         parameters = [p for name, p in ctr.named_parameters() if not name.startswith("embeddings.")]
         rows = -(-batch_size // num_parts)
-        first_order_BM = torch.empty(rows, num_fields * layout.first_order, requires_grad=True)
-        vectors_BMD = torch.empty(rows, num_fields, layout.num_factors, requires_grad=True)
-        kept_bytes, flops = _run(ctr.head_sum, parameters, first_order_BM, vectors_BMD)
+        rows_BFR = torch.empty(rows, len(schema.sparse), layout.width, requires_grad=True)
+        fields = ctr.fields((rows_BFR, None), torch.empty(rows, len(schema.dense)))
+        kept_bytes, flops = _run(ctr.head_sum, parameters, fields)
     weights = _FLOAT_BYTES * sum(p.numel() for p in parameters)
     return DenseCost(
         parameter_bytes=weights,
@@ -91,14 +91,12 @@ def dense_cost(
         gradient_bytes=weights * (1 + ahead),
         optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
         # The rows as they come from the lookup, and their gradient on the way back.
-        activation_bytes=kept_bytes + (2 + ahead) * _FLOAT_BYTES * batch_size * num_fields * layout.width,
+        activation_bytes=kept_bytes + (2 + ahead) * _FLOAT_BYTES * batch_size * len(schema.sparse) * layout.width,
         flops=flops * batch_size // rows,
     )
 
 
-def _run(
-    heads: HeadSum, parameters: list[nn.Parameter], first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor
-) -> tuple[int, int]:
+def _run(heads: HeadSum, parameters: list[nn.Parameter], fields: Fields) -> tuple[int, int]:
     """Bytes that a forward pass keeps, and the operations of it and of the backward pass."""
     saved: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 
@@ -108,7 +106,7 @@ def _run(
         return tensor
 
     with FlopCounterMode(display=False) as counter, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
-        logits = heads(first_order_BM, vectors_BMD, torch.empty(len(vectors_BMD)))
+        logits = heads(fields, torch.empty(len(fields.dense_BN)))
         known = {id(p) for p in parameters}
         kept_bytes = sum(size for tensor, size in saved.items() if id(tensor) not in known)
         logits.sum().backward()

@@ -145,7 +145,7 @@ class ObjectStore:
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any  # noqa: N815
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = _any
 
         return Handler
 

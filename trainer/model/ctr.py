@@ -14,6 +14,7 @@ from data.schema import Schema
 from trainer.config import ModelConfig, PrecisionConfig
 from trainer.model.dense_step import DenseStep
 from trainer.model.embeddings import FieldVectors, LookedUpRows, RowLayout, embedding_tables
+from trainer.model.fields import Fields
 from trainer.model.head import head_configs, known_heads
 from trainer.model.head.base import Shape
 from trainer.model.loss_scale import LossScale
@@ -41,18 +42,15 @@ class HeadSum(nn.Module):
         self._context = context
         self._half = half
         reading = [name for name, c in configs.items() if known[name].reads(c).vectors]
-        places = {name: place if config.separate_embeddings else 0 for place, name in enumerate(reading)}
-        dim = shape.embedding_dim
-        self._factors = {name: slice(place * dim, (place + 1) * dim) for name, place in places.items()}
+        dim, places = shape.embedding_dim, enumerate(reading if config.separate_embeddings else [])
+        self._factors = {name: slice(place * dim, (place + 1) * dim) for place, name in places}
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor, weights_B: torch.Tensor) -> torch.Tensor:
-        """Logits, float [B]; ``vectors_BMD`` holds D factors for each head if they are separate."""
+    def forward(self, fields: Fields, weights_B: torch.Tensor) -> torch.Tensor:
+        """Logits, float [B]; the fields hold D factors for each head if they are separate."""
         self._context.see_rows(weights_B)
-        with torch.autocast(vectors_BMD.device.type, self._half, enabled=self._half is not None):
-            logits = [
-                head(first_order_BM, vectors_BMD[:, :, self._factors.get(name, slice(0, 0))])
-                for name, head in self.heads.items()
-            ]
+        with torch.autocast(weights_B.device.type, self._half, enabled=self._half is not None):
+            seen = {name: fields.share(factors) for name, factors in self._factors.items()}
+            logits = [head(seen.get(name, fields)) for name, head in self.heads.items()]
         return torch.stack([part.float() for part in logits]).sum(0)
 
 
@@ -181,6 +179,5 @@ class CTRModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""
-        rows_BFR = self.rows(self.embeddings(batch.sparse))
-        loss, logits_B = self.dense_step(rows_BFR, batch)
+        loss, logits_B = self.dense_step(self.rows(self.embeddings(batch.sparse)), batch)
         return loss, (logits_B.detach(), batch.labels, batch.weights)

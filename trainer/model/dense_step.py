@@ -34,7 +34,7 @@ class DenseStep(nn.Module):
 
     Args:
         fields: Of the model, which holds it; so the next two.
-        heads: Rows' fields and weights to logits.
+        heads: Fields and weights to logits.
         loss: Of the logits.
         context: Is told the part.
         num_parts: That the rows of a batch are cut into.
@@ -67,22 +67,31 @@ class DenseStep(nn.Module):
                 "optimizer.accumulate_steps=1."
             )
 
-    def forward(self, rows_BFR: torch.Tensor, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(
+        self, looked_up: tuple[torch.Tensor, torch.Tensor | None], batch: Batch
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss to differentiate, float [], and logits, float [B].
 
         In training with batch normalization or sample weights, all ranks must call this.
+
+        Args:
+            looked_up: Rows, float [B, F, R], and the places of the features in them (see :attr:`Fields.places`).
+            batch: Of these rows.
         """
         fields, heads, loss = self._of_model
+        rows_BFR, places = looked_up
         if self.training and (self._num_parts > 1 or self._loss_scale is not None):
             parameters = [*fields.parameters(), *heads.parameters()]
             return _GradientsAhead.apply(
-                lambda: self._in_parts(rows_BFR.detach(), batch, parameters), rows_BFR, *parameters
+                lambda: self._in_parts(rows_BFR.detach(), places, batch, parameters), rows_BFR, *parameters
             )
-        logits_B = heads(*fields(rows_BFR, batch.dense), batch.weights)
+        logits_B = heads(fields(looked_up, batch.dense), batch.weights)
         normalizer = loss.normalizer(batch.weights, batch.global_weight)
         return loss(logits_B, batch.labels, batch.weights, normalizer, batch.fill), logits_B
 
-    def _in_parts(self, rows_BFR: torch.Tensor, batch: Batch, parameters: list[nn.Parameter]) -> Found:
+    def _in_parts(
+        self, rows_BFR: torch.Tensor, places: torch.Tensor | None, batch: Batch, parameters: list[nn.Parameter]
+    ) -> Found:
         fields, heads, loss = self._of_model
         scale = 1.0 if self._loss_scale is None else self._loss_scale.value
         normalizer = loss.normalizer(batch.weights, batch.global_weight)
@@ -92,7 +101,7 @@ class DenseStep(nn.Module):
         of_parameters: list[torch.Tensor] = []
         for part in self._context.parts(len(rows_BFR), self._num_parts):
             rows = rows_BFR[part].requires_grad_()
-            logits_B = heads(*fields(rows, batch.dense[part]), batch.weights[part])
+            logits_B = heads(fields((rows, places), batch.dense[part]), batch.weights[part])
             loss_of_part = loss(logits_B, batch.labels[part], batch.weights[part], normalizer, batch.fill)
             of_part = torch.autograd.grad(loss_of_part * scale, [rows, *parameters])
             losses.append(loss_of_part.detach())

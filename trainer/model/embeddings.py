@@ -17,6 +17,7 @@ from torchrec.sparse.jagged_tensor import KeyedTensor
 
 from data.hashing import derive_seed
 from data.schema import Schema
+from trainer.model.fields import Fields, split_rows
 
 TABLE_PREFIX = "t_"
 """Before a table's name in TorchRec's modules, where names like ``values`` or ``type`` are taken."""
@@ -118,14 +119,14 @@ def local_parts(table: torch.Tensor) -> list[tuple[torch.Tensor, tuple[int, int]
 
 
 class LookedUpRows(nn.Module):
-    """What the lookup gave, in the order of the schema; on the way back, gradients within their limits.
+    """What the lookup gave; on the way back, gradients within their limits.
 
     Limits hold for each number of the gradient of one sample's looked-up row (of a list: its sum or mean), before
     the gradients of a table row are summed up over the samples: so they are the same on every sharding, kernel
     and world size.
 
     Args:
-        keys: The sparse features in their canonical order.
+        keys: The sparse features in the order of the schema.
         max_gradients: Of each of them; infinity for none.
         world_size: Ranks that the loss is multiplied by, and its gradients averaged over.
     """
@@ -138,35 +139,29 @@ class LookedUpRows(nn.Module):
         limited = any(map(math.isfinite, max_gradients))
         limits_F1 = world_size * torch.tensor(max_gradients).unsqueeze(1) if limited else None
         self.register_buffer("_limits", limits_F1, persistent=False)
-        self._permutation: tuple[list[str], torch.Tensor | None] | None = None
+        self._found: tuple[list[str], torch.Tensor | None] | None = None
 
-    def forward(self, embedded: KeyedTensor | LazyAwaitable[KeyedTensor]) -> torch.Tensor:
-        """Rows, float [B, F, R]."""
+    def forward(self, embedded: KeyedTensor | LazyAwaitable[KeyedTensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Rows in the order in which the sharding plan brings them, float [B, F, R], and :attr:`Fields.places`."""
         if isinstance(embedded, LazyAwaitable):
             embedded = embedded.wait()
         rows_BFR = embedded.values().unflatten(1, (len(self._keys), -1))
-        # The keys come back in the order of the sharding plan; the heads need an order that outlives it.
-        order = self._order(embedded.keys(), rows_BFR.device)
-        if order is not None:
-            rows_BFR = rows_BFR.index_select(1, order)
+        places = self._places(embedded.keys(), rows_BFR.device)
         if self._limits is not None and rows_BFR.requires_grad:
-            limits_F1 = self._limits
+            limits_F1 = self._limits if places is None else self._limits[torch.argsort(places)]
             rows_BFR.register_hook(lambda gradient_BFR: torch.clamp(gradient_BFR, -limits_F1, limits_F1))
-        return rows_BFR
+        return rows_BFR, places
 
-    def _order(self, keys: list[str], device: torch.device) -> torch.Tensor | None:
-        if self._permutation is None or self._permutation[0] != keys:
+    def _places(self, keys: list[str], device: torch.device) -> torch.Tensor | None:
+        if self._found is None or self._found[0] != keys:
             places = [keys.index(key) for key in self._keys]
             identity = places == list(range(len(places)))
-            self._permutation = (keys, None if identity else torch.tensor(places, device=device))
-        return self._permutation[1]
+            self._found = (keys, None if identity else torch.tensor(places, device=device))
+        return self._found[1]
 
 
 class FieldVectors(nn.Module):
     """Joins what the lookup gave with the dense columns, which are fields, too.
-
-    Guo et al. 2017, section 2: a continuous field j is its value x_j itself, so that its vector is
-    v_j * x_j and its first-order term w_j * x_j; a categorical field has x = 1.
 
     Args:
         num_dense: N.
@@ -177,22 +172,13 @@ class FieldVectors(nn.Module):
     def __init__(self, *, num_dense: int, layout: RowLayout, std: float) -> None:
         super().__init__()
         # A parameter that the loss does not depend on would keep the gradients' all-reduce waiting.
-        if num_dense and layout.num_factors:
-            self.dense_vectors = nn.Parameter(torch.empty(num_dense, layout.num_factors).normal_(0, std))
-        if num_dense and layout.first_order:
-            self.dense_weights = nn.Parameter(torch.zeros(num_dense))
-        self._num_dense = num_dense
+        vectors_ND = torch.empty(num_dense, layout.num_factors).normal_(0, std)
+        self.dense_vectors = nn.Parameter(vectors_ND) if vectors_ND.numel() else None
+        self.dense_weights = nn.Parameter(torch.zeros(num_dense)) if num_dense and layout.first_order else None
         self._layout = layout
 
-    def forward(self, rows_BFR: torch.Tensor, dense_BN: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """First-order terms float [B, M] and vectors float [B, M, D]: sparse fields, then dense ones.
-
-        What the layout leaves out is empty: [B, 0] or [B, M, 0].
-        """
-        D = self._layout.num_factors
-        first_order_BM, vectors_BMD = rows_BFR[:, :, D : self._layout.num_values].flatten(1), rows_BFR[:, :, :D]
-        if self._num_dense and self._layout.first_order:
-            first_order_BM = torch.cat([first_order_BM, dense_BN * self.dense_weights], 1)
-        if self._num_dense and D:
-            vectors_BMD = torch.cat([vectors_BMD, dense_BN.unsqueeze(2) * self.dense_vectors], 1)
-        return first_order_BM, vectors_BMD
+    def forward(self, looked_up: tuple[torch.Tensor, torch.Tensor | None], dense_BN: torch.Tensor) -> Fields:
+        """The fields of a batch; what the layout leaves out is empty."""
+        rows_BFR, places = looked_up
+        weights_BF, vectors_BFD = split_rows(rows_BFR, self._layout.num_factors, int(self._layout.first_order))
+        return Fields(weights_BF, vectors_BFD, dense_BN, self.dense_weights, self.dense_vectors, places)

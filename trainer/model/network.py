@@ -106,9 +106,22 @@ class Network(nn.Module):
             width = neurons
         self.layers = nn.Sequential(*layers, _linear(width, 1, config.init))
 
+    @property
+    def first(self) -> nn.Linear:
+        """The first affine map."""
+        first = self.layers[0]
+        assert isinstance(first, nn.Linear)
+        return first
+
     def forward(self, input_BI: torch.Tensor) -> torch.Tensor:
         """Logits, float [B], of an input of float [B, width]."""
-        return self.layers(input_BI).squeeze(1)
+        return self.after_first(self.first(input_BI))
+
+    def after_first(self, units_BH: torch.Tensor) -> torch.Tensor:
+        """Logits, float [B], of what the first affine map gave, float [B, first layer's neurons]."""
+        for layer in list(self.layers)[1:]:
+            units_BH = layer(units_BH)
+        return units_BH.squeeze(1)
 
 
 def _linear(width: int, neurons: int, init: str) -> nn.Linear:

@@ -60,7 +60,7 @@ def found(
     context.advance(11)
     num_rows = len(LANES) * ROWS_PER_LANE
     rows_BFR = torch.randn(num_rows, 4, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
-    loss, logits_B = model.dense_step(rows_BFR, batch_of_rows(num_rows))
+    loss, logits_B = model.dense_step((rows_BFR, None), batch_of_rows(num_rows))
     loss.backward()
     parameters = [p for name, p in model.named_parameters() if not name.startswith("embeddings.")]
     return loss.detach(), logits_B.detach(), [t.grad for t in (rows_BFR, *parameters) if t.grad is not None], loss_scale

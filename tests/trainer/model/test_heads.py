@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from trainer.model.fields import Fields
 from trainer.model.head import head_configs, known_heads
 from trainer.model.head.base import Head, Shape
 from trainer.model.step_context import StepContext
@@ -27,6 +28,20 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor]:
     first_order_BM = torch.randn(B, M, dtype=torch.float64, generator=generator)
     vectors_BMD = torch.randn(B, M, D, dtype=torch.float64, generator=generator)
     return first_order_BM.requires_grad_(), vectors_BMD.requires_grad_()
+
+
+def fields(first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> Fields:
+    """All fields sparse."""
+    return Fields(first_order_BM, vectors_BMD, torch.empty(len(vectors_BMD), 0, dtype=torch.float64))
+
+
+def fields_with_dense_columns(
+    w_BF: torch.Tensor, v_BFD: torch.Tensor, x_BN: torch.Tensor, w_N: torch.Tensor, v_ND: torch.Tensor
+) -> tuple[Fields, Fields]:
+    """Two sparse features, brought in reverse order, and two dense columns; and the same multiplied out."""
+    kept_apart = Fields(w_BF[:, [1, 0]], v_BFD[:, [1, 0]], x_BN, w_N, v_ND, places=torch.tensor([1, 0]))
+    first_order_BM = torch.cat([w_BF, x_BN * w_N], 1)
+    return kept_apart, fields(first_order_BM, torch.cat([v_BFD, x_BN.unsqueeze(2) * v_ND], 1))
 
 
 def affine(layer: torch.nn.Linear, units: list[float]) -> list[float]:
@@ -57,7 +72,7 @@ def flat(v: Vectors) -> list[float]:
 def assert_follows(head: Head, formula: Any) -> None:
     first_order_BM, vectors_BMD = inputs()
     expected = [formula(w, v) for w, v in zip(first_order_BM.tolist(), vectors_BMD.tolist(), strict=True)]
-    assert head(first_order_BM, vectors_BMD).tolist() == pytest.approx(expected)
+    assert head(fields(first_order_BM, vectors_BMD)).tolist() == pytest.approx(expected)
 
 
 def test_all_files_are_discovered() -> None:
@@ -69,15 +84,31 @@ def test_all_files_are_discovered() -> None:
 @pytest.mark.parametrize("name", sorted(known_heads()))
 class TestContract:
     def test_gives_one_logit_per_sample(self, name: str) -> None:
-        assert make_head(name)(*inputs()).shape == (B,)
+        assert make_head(name)(fields(*inputs())).shape == (B,)
 
     def test_samples_do_not_see_each_other(self, name: str) -> None:
         head, (first_order_BM, vectors_BMD) = make_head(name), inputs()
-        alone = torch.cat([head(first_order_BM[b : b + 1], vectors_BMD[b : b + 1]) for b in range(B)])
-        torch.testing.assert_close(head(first_order_BM, vectors_BMD), alone)
+        alone = torch.cat([head(fields(first_order_BM[b : b + 1], vectors_BMD[b : b + 1])) for b in range(B)])
+        torch.testing.assert_close(head(fields(first_order_BM, vectors_BMD)), alone)
 
     def test_gradients_match_finite_differences(self, name: str) -> None:
-        assert torch.autograd.gradcheck(make_head(name), inputs())
+        head = make_head(name)
+        assert torch.autograd.gradcheck(lambda *parts: head(fields(*parts)), inputs())
+
+    def test_dense_columns_kept_apart_count_as_multiplied_out(self, name: str) -> None:
+        head, generator = make_head(name), torch.Generator().manual_seed(3)
+        shapes = [(B, 2), (B, 2, D), (B, 2), (2,), (2, D)]
+        parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
+        logits, gradients = [], []
+        for seen in fields_with_dense_columns(*parts):
+            logits.append(head(seen))
+            wanted = [*parts, *head.parameters()]
+            gradients.append(torch.autograd.grad(logits[-1].square().sum(), wanted, allow_unused=True))
+        torch.testing.assert_close(logits[0], logits[1])
+        for apart, multiplied in zip(*gradients, strict=True):
+            assert (apart is None) == (multiplied is None)
+            if apart is not None:
+                torch.testing.assert_close(apart, multiplied)
 
     def test_the_same_seed_builds_the_same_head(self, name: str) -> None:
         a, b = make_head(name).state_dict(), make_head(name).state_dict()
@@ -85,7 +116,7 @@ class TestContract:
 
     def test_reads_what_it_says_it_reads_and_no_more(self, name: str) -> None:
         head, parts = make_head(name), inputs()
-        head(*parts).sum().backward()
+        head(fields(*parts)).sum().backward()
         reads = head.reads(head_configs({name: {}})[name])
         assert [part.grad is not None for part in parts] == [reads.first_order, reads.vectors]
 

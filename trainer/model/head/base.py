@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from trainer.model.fields import Fields
 from trainer.model.step_context import StepContext
 
 
@@ -59,13 +60,5 @@ class Head(nn.Module, ABC):
         return Reads()
 
     @abstractmethod
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
-        """Logits of this head.
-
-        Args:
-            first_order_BM: w_j * x_j for each field j, float [B, M]; empty if no head reads it.
-            vectors_BMD: v_j * x_j for each field j, float [B, M, D]; empty if no head reads it.
-
-        Returns:
-            float [B].
-        """
+    def forward(self, fields: Fields) -> torch.Tensor:
+        """Logits of this head, float [B]."""

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from trainer.errors import ConfigError
+from trainer.model.fields import Fields
 from trainer.model.head.base import Head, Shape
 from trainer.model.step_context import StepContext
 
@@ -44,9 +45,9 @@ class CIN(Head):
         nn.init.xavier_uniform_(self.output.weight)
         nn.init.zeros_(self.output.bias)
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+    def forward(self, fields: Fields) -> torch.Tensor:
         """See :meth:`Head.forward`."""
-        maps_BID = vectors_BMD
+        maps_BID = vectors_BMD = fields.vectors_BMD
         pooled = []
         for weight_HIM in self.weights_HIM:
             products_BPD = torch.einsum("bid,bmd->bimd", maps_BID, vectors_BMD).flatten(1, 2)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from trainer.errors import ConfigError
+from trainer.model.fields import Fields
 from trainer.model.head.base import Head, Shape
 from trainer.model.step_context import StepContext
 
@@ -46,9 +47,9 @@ class Cross(Head):
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+    def forward(self, fields: Fields) -> torch.Tensor:
         """See :meth:`Head.forward`."""
-        input_BX = crossed_BX = vectors_BMD.flatten(1)
+        input_BX = crossed_BX = fields.vectors_BMD.flatten(1)
         for layer in self.layers:
             crossed_BX = torch.addcmul(crossed_BX, input_BX, layer(crossed_BX))
         return self.output(crossed_BX).squeeze(1)

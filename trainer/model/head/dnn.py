@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from trainer.model.fields import Fields, affine
 from trainer.model.head.base import Head, Reads, Shape
 from trainer.model.network import Network, NetworkConfig
 from trainer.model.step_context import StepContext
@@ -40,9 +41,9 @@ class DNN(Head):
         """Vectors, and on demand first-order weights."""
         return Reads(first_order=config.first_order)
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+    def forward(self, fields: Fields) -> torch.Tensor:
         """See :meth:`Head.forward`."""
-        input_BI = vectors_BMD.flatten(1)
         if self._first_order:
-            input_BI = torch.cat([first_order_BM, input_BI], 1)
-        return self.network(input_BI)
+            return self.network(torch.cat([fields.first_order_BM, fields.vectors_BMD.flatten(1)], 1))
+        first = self.network.first
+        return self.network.after_first(affine(fields, first.weight, first.bias))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from trainer.model.fields import Fields
 from trainer.model.head.base import Head, Shape
 from trainer.model.step_context import StepContext
 
@@ -27,8 +29,25 @@ class FM(Head):
     def __init__(self, config: FMConfig, shape: Shape, context: StepContext) -> None:
         super().__init__(config, shape, context)
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+    def forward(self, fields: Fields) -> torch.Tensor:
         """See :meth:`Head.forward`."""
-        square_of_sum_BD = vectors_BMD.sum(1).square()
-        sum_of_squares_BD = vectors_BMD.square().sum(1)
-        return 0.5 * (square_of_sum_BD - sum_of_squares_BD).sum(1)
+        sum_BD, squares_B = _SumAndSquares.apply(fields.vectors_BFD)
+        if fields.dense_vectors_ND is not None:
+            with torch.autocast(sum_BD.device.type, enabled=False):  # the difference below needs the digits
+                sum_BD = sum_BD + fields.dense_BN @ fields.dense_vectors_ND
+                squares_B = squares_B + fields.dense_BN.square() @ fields.dense_vectors_ND.square().sum(1)
+        return 0.5 * (sum_BD.square().sum(1) - squares_B)
+
+
+class _SumAndSquares(torch.autograd.Function):
+    """The sum of a row's vectors, [B, D], and the sum of their squares, [B]; its gradient is one sweep over them."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors_BFD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        ctx.save_for_backward(vectors_BFD)
+        return vectors_BFD.sum(1), vectors_BFD.square().sum((1, 2))
+
+    @staticmethod
+    def backward(ctx: Any, sum_BD: torch.Tensor, squares_B: torch.Tensor) -> torch.Tensor:
+        (vectors_BFD,) = ctx.saved_tensors
+        return torch.addcmul(sum_BD.unsqueeze(1), vectors_BFD, 2 * squares_B[:, None, None])

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from trainer.model.fields import Fields
 from trainer.model.head.base import Head, Reads, Shape
 from trainer.model.step_context import StepContext
 
@@ -30,6 +31,9 @@ class Linear(Head):
         """First-order weights alone."""
         return Reads(first_order=True, vectors=False)
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+    def forward(self, fields: Fields) -> torch.Tensor:
         """See :meth:`Head.forward`."""
-        return first_order_BM.sum(1) + self.bias
+        terms_B = fields.weights_BF.sum(1) + self.bias
+        if fields.dense_weights_N is None:
+            return terms_B
+        return terms_B + (fields.dense_BN * fields.dense_weights_N).sum(1)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 
+from trainer.model.fields import Fields
 from trainer.model.head.base import Head, Shape
 from trainer.model.network import Network, NetworkConfig
 from trainer.model.product import outer_products
@@ -30,6 +31,7 @@ class OuterProduct(Head):
         width = shape.num_fields * shape.embedding_dim + shape.embedding_dim**2
         self.network = Network(config, width, context)
 
-    def forward(self, first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> torch.Tensor:
+    def forward(self, fields: Fields) -> torch.Tensor:
         """See :meth:`Head.forward`."""
+        vectors_BMD = fields.vectors_BMD
         return self.network(torch.cat([vectors_BMD.flatten(1), outer_products(vectors_BMD)], 1))
