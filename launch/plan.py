@@ -11,35 +11,39 @@ from pathlib import Path
 
 from hydra.core.config_store import ConfigStore
 
+from data.list_lengths import mean_list_lengths
 from data.order import check_world_size
-from data.schema import load_schema
+from data.schema import Schema, load_schema
 from launch.cli import command
 from launch.plan_estimate import Estimate, as_json, estimate
 from launch.plan_ladder import Rung, climb
 from launch.plan_report import ladder_text, page, text
 from trainer.config.plan import PlanConfig
 from trainer.errors import ConfigError, DataError
+from trainer.inputs import read_dataset
 
 
 def run(config: PlanConfig) -> None:
     """Plans, prints and writes the report.
 
     Raises:
+        DataError: The lists are to be measured, and the data cannot be read.
         ConfigError: It does not fit; the message says what to change, and with the ladder, what helped.
     """
     # The planner tells its search at length.
     logging.getLogger("torchrec").setLevel(logging.ERROR)
     schema = load_schema(config.data.schema)
+    lengths = _measured(config, schema) if config.measure_lists else {}
     failure: ConfigError | None = None
     result: Estimate | None = None
     try:
-        result = estimate(config, schema)
+        result = estimate(config, schema, lengths)
         print(text(result, config), flush=True)
         _say_lanes(config)
     except ConfigError as error:
         failure = error
         print(f"{config.name} on {config.cluster.name}: does not fit.\n{error}", flush=True)
-    rungs = climb(config, schema) if config.ladder else []
+    rungs = climb(config, schema, lengths) if config.ladder else []
     if rungs:
         print(ladder_text(rungs), flush=True)
     if config.out is not None:
@@ -47,6 +51,10 @@ def run(config: PlanConfig) -> None:
     if failure is not None or (result is not None and not result.fits):
         hint = "see the ladder above" if config.ladder else "ladder=true tries what helps"
         raise ConfigError(f"the plan does not fit; {hint}.")
+
+
+def _measured(config: PlanConfig, schema: Schema) -> dict[str, float]:
+    return mean_list_lengths(read_dataset(config.data, "train").index.row_groups, schema)
 
 
 def _say_lanes(config: PlanConfig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -12,7 +13,7 @@ from torch import nn
 from torchrec.distributed.planner.types import ShardingOption
 
 from data.schema import Schema
-from trainer.cluster import memory_of_rank
+from trainer.cluster import cluster_of_group, memory_of_rank
 from trainer.config import ClusterConfig
 from trainer.config.plan import PlanConfig
 from trainer.dense_cost import DenseCost, dense_cost
@@ -20,7 +21,8 @@ from trainer.errors import ConfigError
 from trainer.model.ctr import row_layout
 from trainer.model.embeddings import TABLE_PREFIX, embedding_tables
 from trainer.sharding import plan_sharding
-from trainer.sharding_rules import check_sharding
+from trainer.sharding_rules import check_sharding, values_of_rows
+from trainer.table_groups import TableGroups, table_groups
 from trainer.table_optimizer import (
     TABLE_BYTES,
     Settings,
@@ -31,6 +33,7 @@ from trainer.table_optimizer import (
     states_as_planned,
     table_settings,
 )
+from trainer.table_replicas import averaged_in
 
 USES = ("tables", "optimizer", "gradients", "buffers", "dense", "activations")
 PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch")
@@ -50,6 +53,7 @@ class TableEstimate:
         kernel: TorchRec's name.
         ranks: That hold a shard, one for each shard.
         shard_bytes: Rows and optimizer states of each shard.
+        values: That a sample has on average in all features of the table.
         ms: The planner's time for a step on the slowest of the ranks.
     """
 
@@ -59,6 +63,7 @@ class TableEstimate:
     kernel: str
     ranks: list[int]
     shard_bytes: list[int]
+    values: float
     ms: float
 
 
@@ -69,20 +74,23 @@ class Estimate:
     Attributes:
         cluster: That it is for.
         batch_size: Rows of a step on a rank.
+        groups: Sharding groups, all alike: what is told of ranks is of those of one group.
         tables: In the schema's order.
-        memory: Bytes of a rank's own memory (the GPU's, or main memory on CPU) by use, [world_size] each.
-        host: Bytes of main memory of a GPU rank that tables take, [world_size].
+        memory: Bytes of a rank's own memory (the GPU's, or main memory on CPU) by use, [ranks of a group] each.
+        host: Bytes of main memory of a GPU rank that tables take, [ranks of a group].
         capacity: Bytes of (own, main) memory that a rank may use.
         reserved: Bytes of it that are left free.
-        embedding_ms: Milliseconds of the tables' work by part, [world_size] each.
+        embedding_ms: Milliseconds of the tables' work by part, [ranks of a group] each.
         dense: Of the dense part on each rank.
         dense_tflops: Peak of its matrix products in their precision.
         dense_ms: Milliseconds of its matrix products.
         all_reduce_ms: Milliseconds for the sum of its gradients.
+        average_ms: Milliseconds for the average of the tables over the groups.
     """
 
     cluster: ClusterConfig
     batch_size: int
+    groups: TableGroups
     tables: list[TableEstimate]
     memory: dict[str, np.ndarray]
     host: np.ndarray
@@ -93,10 +101,11 @@ class Estimate:
     dense_tflops: float
     dense_ms: float
     all_reduce_ms: float
+    average_ms: float
 
     @property
     def memory_of_ranks(self) -> np.ndarray:
-        """All uses together, [world_size]."""
+        """All uses together, [ranks of a group]."""
         return np.sum(list(self.memory.values()), axis=0)
 
     @property
@@ -107,7 +116,7 @@ class Estimate:
 
     @property
     def ms_of_ranks(self) -> np.ndarray:
-        """The tables' milliseconds of each rank, [world_size]."""
+        """The tables' milliseconds of each rank, [ranks of a group]."""
         return np.sum(list(self.embedding_ms.values()), axis=0)
 
     @property
@@ -115,7 +124,8 @@ class Estimate:
         """Milliseconds of the slowest rank's step by part; one after the other, nothing overlapped."""
         slowest = int(self.ms_of_ranks.argmax())
         parts = {name: float(times[slowest]) for name, times in self.embedding_ms.items()}
-        return {**parts, "dense": self.dense_ms, "all_reduce": self.all_reduce_ms}
+        average = {"average": self.average_ms} if self.groups.count > 1 else {}
+        return {**parts, "dense": self.dense_ms, "all_reduce": self.all_reduce_ms, **average}
 
     @property
     def step_ms(self) -> float:
@@ -133,8 +143,13 @@ def imbalance(values: np.ndarray) -> float:
     return float(values.max() / values.mean()) if values.any() else 1.0
 
 
-def estimate(config: PlanConfig, schema: Schema) -> Estimate:
+def estimate(config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | None = None) -> Estimate:
     """Plans and counts.
+
+    Args:
+        config: The run and the cluster.
+        schema: The tables and their features.
+        lengths: Mean lengths of lists by feature, where they are known; others count as full.
 
     Raises:
         ConfigError: The planner finds no plan, or the config asks for what the cluster's device lacks.
@@ -142,6 +157,8 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
     cluster, settings = config.cluster, table_settings(schema, config.optimizer)
     check_sharding(config.sharding, schema, cluster.device)
     check_table_optimizers(settings, config.sharding, config.precision, cluster.device)
+    groups = table_groups(config.sharding, world_size=cluster.world_size, ranks_per_node=cluster.ranks_per_node)
+    group = cluster_of_group(cluster, groups)
     batch_size = -(-config.global_batch_size // cluster.world_size)
     dense = dense_cost(
         schema,
@@ -152,36 +169,40 @@ def estimate(config: PlanConfig, schema: Schema) -> Estimate:
         world_size=cluster.world_size,
         num_parts=config.optimizer.accumulate_steps,
     )
-    inputs = int(8 * batch_size * sum(feature.max_length for feature in schema.sparse) * _COPIES_OF_INPUT)
+    values = values_of_rows(config.sharding, schema, lengths or {})
+    inputs = int(8 * batch_size * sum(values.values()) * _COPIES_OF_INPUT)
     width = row_layout(config.model).width
     plan = plan_sharding(
         _meta_model(config, schema, settings),
         config.sharding,
         schema,
-        cluster,
+        group,
         batch_size=batch_size,
         fixed_bytes=dense.total_bytes + inputs,
         row_bytes=row_bytes(width, settings, config.precision),
+        lengths=lengths or {},
     )
     places = {f"{TABLE_PREFIX}{table.name}": place for place, table in enumerate(schema.tables())}
     options = sorted(plan.options, key=lambda option: places[option.name])
-    memory, host = _memory(options, config, settings, dense, inputs)
-    capacity = memory_of_rank(cluster, config.sharding)
+    memory, host = _memory(options, config, settings, dense, inputs, groups.size)
+    capacity = memory_of_rank(group, config.sharding)
     own = capacity[cluster.device == "cpu"]
     flops_per_ms = _peak(config) * 1e9 * cluster.dense_utilization
     return Estimate(
         cluster=cluster,
         batch_size=batch_size,
-        tables=[_table(option, config, settings) for option in options],
+        groups=groups,
+        tables=[_table(option, config, settings, values) for option in options],
         memory=memory,
         host=host,
         capacity=(own, capacity[1]),
         reserved=int(own * config.sharding.reserved_fraction),
-        embedding_ms=_times(options, cluster.world_size),
+        embedding_ms=_times(options, groups.size),
         dense=dense,
         dense_tflops=_peak(config),
         dense_ms=dense.flops / flops_per_ms,
-        all_reduce_ms=_all_reduce_ms(dense.parameter_bytes, cluster),
+        all_reduce_ms=_all_reduce_ms(dense.parameter_bytes, cluster, cluster.world_size),
+        average_ms=_average_ms(memory, config, groups),
     )
 
 
@@ -201,7 +222,9 @@ def _shard_bytes(option: ShardingOption, config: PlanConfig, settings: Settings)
     ]
 
 
-def _table(option: ShardingOption, config: PlanConfig, settings: Settings) -> TableEstimate:
+def _table(
+    option: ShardingOption, config: PlanConfig, settings: Settings, values: Mapping[str, float]
+) -> TableEstimate:
     return TableEstimate(
         name=option.name.removeprefix(TABLE_PREFIX),
         rows=option.tensor.shape[0],
@@ -209,17 +232,18 @@ def _table(option: ShardingOption, config: PlanConfig, settings: Settings) -> Ta
         kernel=option.compute_kernel,
         ranks=[shard.rank for shard in option.shards],
         shard_bytes=[rows + states for rows, states in _shard_bytes(option, config, settings)],
+        values=sum(values[name] for name in option.feature_names),
         ms=max(shard.perf.total for shard in option.shards),
     )
 
 
 def _memory(
-    options: list[ShardingOption], config: PlanConfig, settings: Settings, dense: DenseCost, inputs: int
+    options: list[ShardingOption], config: PlanConfig, settings: Settings, dense: DenseCost, inputs: int, ranks: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Bytes by use and rank, and the main memory of GPU ranks."""
-    world_size, on_gpu = config.cluster.world_size, config.cluster.device == "cuda"
-    memory = {use: np.zeros(world_size, dtype=np.int64) for use in USES}
-    host = np.zeros(world_size, dtype=np.int64)
+    on_gpu = config.cluster.device == "cuda"
+    memory = {use: np.zeros(ranks, dtype=np.int64) for use in USES}
+    host = np.zeros(ranks, dtype=np.int64)
     for option in options:
         caching, replicated = option.compute_kernel == "fused_uvm_caching", option.compute_kernel == "dense"
         in_main = option.compute_kernel in ("fused_uvm", "fused_uvm_caching")
@@ -260,10 +284,16 @@ def _peak(config: PlanConfig) -> float:
     return peaks[precision]
 
 
-def _all_reduce_ms(num_bytes: int, cluster: ClusterConfig) -> float:
-    """A ring: every rank sends and receives 2 (W - 1) / W of the gradients."""
+def _average_ms(memory: dict[str, np.ndarray], config: PlanConfig, groups: TableGroups) -> float:
+    """Milliseconds of a step for the average of the fullest rank's rows and states over the groups, by turns."""
+    numbers = memory["tables"] / TABLE_BYTES[config.precision.tables] + memory["optimizer"] / 4
+    num_bytes = int(numbers.max()) * averaged_in(groups.count).itemsize
+    return _all_reduce_ms(num_bytes, config.cluster, groups.count) / config.sharding.average_every_steps
+
+
+def _all_reduce_ms(num_bytes: int, cluster: ClusterConfig, ranks: int) -> float:
+    """A ring: every rank sends and receives 2 (W - 1) / W of what is summed up."""
     link = cluster.intra_node_gb_per_s if cluster.nodes == 1 else cluster.inter_node_gb_per_s
-    ranks = cluster.world_size
     return 2 * (ranks - 1) / ranks * num_bytes / (link * 1e6)
 
 
@@ -272,6 +302,7 @@ def as_json(result: Estimate) -> dict[str, Any]:
     return {
         "cluster": dataclasses.asdict(result.cluster),
         "batch_size_of_rank": result.batch_size,
+        "groups": dataclasses.asdict(result.groups),
         "fits": result.fits,
         "capacity_bytes": {"own": result.capacity[0], "main": result.capacity[1], "reserved": result.reserved},
         "memory_bytes_of_ranks": {use: values.tolist() for use, values in result.memory.items()},

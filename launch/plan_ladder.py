@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,20 +43,20 @@ class Rung:
         return {"rung": self.name, "overrides": self.overrides, "fits": self.fits, "step_ms": step_ms}
 
 
-def climb(config: PlanConfig, schema: Schema) -> list[Rung]:
+def climb(config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | None = None) -> list[Rung]:
     """Tries less reserve, UVM caching and half-precision rows, each on top of the last, and more hosts alone.
 
     Hosts are doubled until the plan fits; all other rungs are tried in any case, to be compared.
     """
     rungs = []
     for name, overrides, changed in _changes(config):
-        rungs.append(_try(name, overrides, changed, schema))
+        rungs.append(_try(name, overrides, changed, schema, lengths))
     for factor in _MORE_NODES:
         nodes = factor * config.cluster.nodes
         cluster = dataclasses.replace(config.cluster, nodes=nodes)
         changed = dataclasses.replace(config, cluster=cluster)
         ranks = f"{cluster.world_size:,} ranks"
-        rungs.append(_try(ranks, f"cluster.nodes={nodes}", changed, schema))
+        rungs.append(_try(ranks, f"cluster.nodes={nodes}", changed, schema, lengths))
         if rungs[-1].fits:
             break
     return rungs
@@ -77,8 +77,8 @@ def _changes(config: PlanConfig) -> Iterator[tuple[str, str, PlanConfig]]:
         yield "+ half-precision rows", "precision.tables=fp16", dataclasses.replace(config, precision=half)
 
 
-def _try(name: str, overrides: str, config: PlanConfig, schema: Schema) -> Rung:
+def _try(name: str, overrides: str, config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | None) -> Rung:
     try:
-        return Rung(name, overrides, estimate(config, schema))
+        return Rung(name, overrides, estimate(config, schema, lengths))
     except ConfigError as cause:
         return Rung(name, overrides, None, str(cause))

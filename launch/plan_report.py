@@ -28,6 +28,7 @@ _ADVICE = {
     "prefetch": "rows come from main memory: raise sharding.cache_load_factor, or use more ranks",
     "dense": "matrix products: lower precision (TF32, bf16), a smaller network, or more ranks",
     "all_reduce": "gradients of the dense part: larger batches, or a smaller network",
+    "average": "copies of tables, made equal: raise sharding.average_every_steps, or sharding.group_size",
 }
 
 
@@ -58,11 +59,12 @@ def memory_table(result: Estimate) -> tuple[Sequence[str], list[Sequence[str]]]:
 def tables_table(tables: Sequence[TableEstimate]) -> tuple[Sequence[str], list[Sequence[str]]]:
     """The tables one by one, or by sharding type and kernel where there are many."""
     if len(tables) <= _MAX_LINES:
-        header = ("table", "rows", "sharding", "kernel", "GiB", "shards", "ranks", "ms")
+        header = ("table", "rows", "values", "sharding", "kernel", "GiB", "shards", "ranks", "ms")
         return header, [
             (
                 t.name,
                 f"{t.rows:,}",
+                f"{t.values:.4g}",
                 t.sharding_type,
                 t.kernel,
                 _gib(sum(t.shard_bytes)),
@@ -135,8 +137,13 @@ def _headline(result: Estimate, config: PlanConfig) -> str:
         f"{config.name} on {cluster.name}: {len(result.tables):,} tables of {rows:,} rows, "
         f"{total / _GIB:,.1f} GiB with optimizer states ({kinds}), over "
         f"{cluster.world_size:,} ranks ({cluster.nodes} x {cluster.ranks_per_node} {cluster.device}); "
-        f"{result.batch_size:,} rows of a step on each"
+        f"{result.batch_size:,} rows of a step on each{_groups(result)}"
     )
+
+
+def _groups(result: Estimate) -> str:
+    groups = result.groups
+    return f"; {groups.count:,} groups of {groups.size:,} ranks, each with all tables" if groups.count > 1 else ""
 
 
 def _verdict(result: Estimate) -> str:
@@ -160,7 +167,7 @@ def _assumptions(result: Estimate) -> str:
 
 def _picture(result: Estimate) -> str:
     """Bytes by rank and table, as an image; neighbours share a cell where there are many."""
-    ranks, tables = result.cluster.world_size, len(result.tables)
+    ranks, tables = result.groups.size, len(result.tables)
     grid = np.zeros((min(ranks, _MAX_CELLS), min(tables, _MAX_CELLS)))
     for column, table in enumerate(result.tables):
         for rank, size in zip(table.ranks, table.shard_bytes, strict=True):

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from torchrec.distributed.model_parallel import DistributedModelParallel
 from torchrec.distributed.types import ShardingPlan
 
+from data.list_lengths import mean_list_lengths
 from data.loader import BatchLoader
 from data.schema import Schema
 from trainer.cluster import cluster_of_group, detected_cluster
@@ -18,8 +19,9 @@ from trainer.model.embeddings import initialize_tables
 from trainer.model.loss_scale import LossScale
 from trainer.model.precision import set_matmul_precision
 from trainer.model.step_context import StepContext
-from trainer.sharding import PlannedTable, plan_sharding, planned_tables, shard
-from trainer.sharding_rules import check_sharding
+from trainer.planned_tables import PlannedTable, planned_tables
+from trainer.sharding import plan_sharding, shard
+from trainer.sharding_rules import check_sharding, values_of_rows
 from trainer.table_groups import table_groups
 from trainer.table_optimizer import Settings, check_table_optimizers, fuse_optimizers, row_bytes, table_settings
 from trainer.table_replicas import TableReplicas
@@ -97,7 +99,8 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         config.sharding, world_size=worker.world_size, ranks_per_node=min(worker.local_world_size, worker.world_size)
     )
 
-    def make_plan() -> ShardingPlan:
+    def make_plan() -> tuple[ShardingPlan, dict[str, float]]:
+        lengths = mean_list_lengths(loader.index.row_groups, schema)
         plan = plan_sharding(
             model,
             config.sharding,
@@ -106,11 +109,12 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
             batch_size=batch_size,
             fixed_bytes=dense.total_bytes,
             row_bytes=row_bytes(layout.width, settings, config.precision),
+            lengths=lengths,
         )
-        return plan.sharding
+        return plan.sharding, values_of_rows(config.sharding, schema, lengths)
 
     # On rank 0 alone: hosts may differ by what they detect, but the plan must be one.
-    plan = on_main(make_plan)
+    plan, values = on_main(make_plan)
     sharded = shard(model, plan, config.sharding, worker, groups, timeout_s=config.distributed.timeout_s)
     initialize_tables(
         sharded.state_dict(),
@@ -120,4 +124,6 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         seed=config.seed,
     )
     replicas = TableReplicas(sharded, every=config.sharding.average_every_steps)
-    return Assembled(sharded, context, loss_scale, planned_tables(plan, tables), settings, replicas, num_parameters)
+    return Assembled(
+        sharded, context, loss_scale, planned_tables(plan, tables, values), settings, replicas, num_parameters
+    )

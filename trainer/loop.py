@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.batch import Batch
 from data.loader import BatchStream
 from trainer.checkpoint.canonical import training_state
 from trainer.checkpoint.state import restore_model
@@ -121,8 +124,11 @@ class _Run:
             job.worker.device,
             self._observer.clock,
             job.assembled.loss_scale,
+            prefetch=job.config.sharding.prefetch,
         )
         self._watched_batches = self._clock.reads(watchdog.reads(batches))
+        self._feed = self._watched_batches
+        self._feed_ends = job.start_step
         num_skipped = job.resume.manifest.num_nonfinite_steps if job.resume else 0
         self._non_finite = NonFinitePolicy(job.config, job.train_loader, num_skipped=num_skipped)
         self._checkpoint = job.resume.path if job.resume else None
@@ -165,7 +171,7 @@ class _Run:
         job = self._job
         job.optimizers.set_learning_rates(step, factor=job.monitor.lr_factor)
         job.assembled.step_context.advance(step)
-        outputs, trained = self._pipeline.step(self._watched_batches)
+        outputs, trained = self._pipeline.step(self._batches_for(step))
         self._done = step + 1
         with self._clock.during(Stage.SYNC):
             job.assembled.replicas.step_done(self._done)
@@ -182,6 +188,13 @@ class _Run:
             job.checkpoints.check()
         self._profiler.step_done()
         self._clock.step_done()
+
+    def _batches_for(self, step: int) -> Iterator[Batch]:
+        """The batches from a step on; with rows that are fetched ahead, up to the next evaluation."""
+        if self._job.config.sharding.prefetch and step == self._feed_ends:
+            self._feed_ends = next(done for done in itertools.count(step + 1) if self._is_evaluated(done))
+            self._feed = itertools.islice(self._watched_batches, self._feed_ends - step)
+        return self._feed
 
     def _end_early(self) -> None:
         monitor = self._job.monitor

@@ -16,6 +16,7 @@ from trainer.distributed import gather
 from trainer.errors import ShardFMError
 from trainer.model.ctr import Outputs
 from trainer.model.loss_scale import LossScale
+from trainer.row_caches import unlock_last_lookup
 from trainer.table_kernels import table_kernels
 
 logger = logging.getLogger(__name__)
@@ -105,6 +106,7 @@ class ForwardState:
             torch._foreach_copy_(self._live, self._kept)
         for kernel, count in zip(self._kernels, self._kept_counts, strict=True):
             kernel.iter_cpu.fill_(count)
+        unlock_last_lookup(self._kernels)
 
 
 class NonFinitePolicy:

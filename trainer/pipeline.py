@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torchrec.distributed.model_parallel import DistributedModelParallel
-from torchrec.distributed.train_pipeline import TrainPipelineSparseDist
+from torchrec.distributed.train_pipeline import PrefetchTrainPipelineSparseDist, TrainPipelineSparseDist
 from torchrec.optim.keyed import KeyedOptimizer
 
 from data.batch import Batch
 from trainer.model.ctr import Outputs
 from trainer.model.loss_scale import LossScale
 from trainer.nonfinite import FiniteCheck, ForwardState
+from trainer.row_caches import without_locks
+from trainer.table_kernels import table_kernels
 from trainer.timing.clock import StageClock
+from trainer.timing.hooks import watch_backward
 from trainer.timing.pipeline import TimedStages
 from trainer.timing.stages import Stage
 
 
-class _GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
+class GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
     """TorchRec's pipeline, which takes no step where the loss is not finite, or gradients overflow, on some rank."""
 
     def __init__(
@@ -38,7 +42,7 @@ class _GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
         self.took_step = True
         self.overflowed = False
 
-    def _checked_forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
+    def _checked_forward(self, batch: Batch) -> tuple[Any, Outputs]:
         self._forward_state.keep()
         with self.clock.during(Stage.DENSE_FORWARD):
             loss, outputs = self._model(batch)
@@ -47,16 +51,73 @@ class _GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
         return loss, outputs
 
     def _backward(self, losses: torch.Tensor) -> None:
+        if self._may_step():
+            super()._backward(losses)
+
+    def _may_step(self) -> bool:
         with self.clock.during(Stage.SYNC):
             failed, overflowed = self._check.result()
         self.took_step, self.overflowed = not failed and not overflowed, overflowed and not failed
         if self._loss_scale is not None and not failed:
             self._loss_scale.step_done(overflowed=overflowed)
-        if self.took_step:
-            super()._backward(losses)
-        else:
+        if not self.took_step:
             # The optimizer's step that follows finds no gradients, and so changes nothing.
             self._forward_state.put_back()
+        return self.took_step
+
+
+class DeferredLoss:
+    """Stands for a loss until it is summed up for its backward pass.
+
+    TorchRec's prefetching pipeline has no place for a decision between its forward pass, the fetching of the next
+    batch's rows that is started after it, and its backward pass, ``torch.sum(losses, dim=0).backward()``.
+
+    Args:
+        decide: Called when the loss is used; what it returns takes the loss's place.
+    """
+
+    def __init__(self, decide: Callable[[], torch.Tensor]) -> None:
+        self._decide = decide
+
+    @classmethod
+    def __torch_function__(
+        cls, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Calls a function of torch with what was decided."""
+        return function(*(a._decide() if isinstance(a, DeferredLoss) else a for a in args), **(kwargs or {}))
+
+
+class DeferringPipeline(GuardedPipeline):
+    """The same guard for a pipeline whose backward pass cannot be overridden."""
+
+    def _checked_forward(self, batch: Batch) -> tuple[Any, Outputs]:
+        loss, outputs = super()._checked_forward(batch)
+        return DeferredLoss(lambda: self._decided(loss)), outputs
+
+    def _decided(self, loss: torch.Tensor) -> torch.Tensor:
+        if self._may_step():
+            watch_backward(loss, self.clock)
+            self.clock.switch(Stage.DENSE_BACKWARD)
+            return loss
+        # The backward pass of a leaf reaches neither tables nor dense parameters.
+        return torch.zeros_like(loss, requires_grad=True)
+
+    def _backward(self, losses: Any) -> None:
+        torch.sum(losses, dim=0).backward()
+
+    def progress(self, dataloader_iter: Iterator[Batch]) -> Outputs:
+        """A step; on the clock, the optimizer counts to what came before it."""
+        outputs: Outputs = super().progress(dataloader_iter)
+        self.clock.switch(Stage.REST)
+        return outputs
+
+
+class PrefetchingPipeline(DeferringPipeline, PrefetchTrainPipelineSparseDist[Batch, Outputs]):
+    """Fetches the rows of the next batch from main memory into the GPU's caches during a step, on CUDA alone.
+
+    A lookup beside the pipeline, as in an evaluation, would take the rows that were fetched for a batch in flight:
+    there may be none by then.
+    """
 
 
 class TrainPipeline:
@@ -71,6 +132,8 @@ class TrainPipeline:
         device: Where the model is.
         clock: Is told what a step is at; None for one that nobody looks at.
         loss_scale: Of the model; follows the steps.
+        prefetch: Whether the next batch's rows are fetched into caches during a step, on CUDA alone. The iterator
+            of batches has then to end before :meth:`detached`, and another one to go on after it.
     """
 
     def __init__(
@@ -80,9 +143,13 @@ class TrainPipeline:
         device: torch.device,
         clock: StageClock | None = None,
         loss_scale: LossScale | None = None,
+        *,
+        prefetch: bool = False,
     ) -> None:
         self._model = model
-        self._pipeline = _GuardedPipeline(model, optimizer, device, clock or StageClock(device), loss_scale)
+        self._kernels = table_kernels(model)
+        pipeline = PrefetchingPipeline if prefetch else GuardedPipeline
+        self._pipeline = pipeline(model, optimizer, device, clock or StageClock(device), loss_scale)
         self._checked = False
 
     def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:
@@ -114,5 +181,6 @@ class TrainPipeline:
         Batches in flight are kept for the next :meth:`step`.
         """
         self._pipeline.detach()
-        yield self._model
+        with without_locks(self._kernels):
+            yield self._model
         self._pipeline.attach(self._model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from torchrec.distributed.planner.proposers import GreedyProposer, GridSearchPro
 from torchrec.distributed.planner.storage_reservations import FixedPercentageStorageReservation
 from torchrec.distributed.planner.types import ParameterConstraints, PlannerError, ShardingOption, Stats
 from torchrec.distributed.types import ModuleSharder, ParameterSharding, ShardingPlan
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig, PoolingType
+from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from data.schema import Schema
@@ -26,7 +26,6 @@ from trainer.config import ClusterConfig, ShardingConfig
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
 from trainer.gradient_buckets import fix_gradient_buckets
-from trainer.model.embeddings import TABLE_PREFIX
 from trainer.sharding_rules import constraints
 from trainer.table_groups import TableGroups, plan_of_group, sharding_environment
 
@@ -45,9 +44,14 @@ class Sharder(EmbeddingBagCollectionSharder):
             forward_precision=CommType(config.comms.forward), backward_precision=CommType(config.comms.backward)
         )
         registry = get_qcomm_codecs_registry(comms, device=torch.device(device_type))
-        # FBGEMM then counts hits and misses of the cache, on the device.
-        counted = {"gather_uvm_cache_stats": True} if "fused_uvm_caching" in config.all_kernels else None
-        super().__init__(fused_params=counted, qcomm_codecs_registry=registry)
+        fused = {}
+        if "fused_uvm_caching" in config.all_kernels:
+            # FBGEMM then counts hits and misses of the cache, on the device.
+            fused["gather_uvm_cache_stats"] = True
+        if config.prefetch:
+            # For all kernels alike: TorchRec fetches ahead for those without a cache, too, which have nothing to fetch.
+            fused["prefetch_pipeline"] = True
+        super().__init__(fused_params=fused, qcomm_codecs_registry=registry)
         self._types = list(
             dict.fromkeys([*config.types, *(name for rule in config.tables for name in rule.types or [])])
         )
@@ -122,27 +126,6 @@ class Reservation(FixedPercentageStorageReservation):
 
 
 @dataclass(frozen=True)
-class PlannedTable:
-    """How one table lies over the ranks.
-
-    Attributes:
-        name: The table.
-        sharding_type: TorchRec's name of the way.
-        kernel: TorchRec's name of the kernel.
-        ranks: The ranks that hold a shard.
-        rows: Rows of the table.
-        width: Floats of a row.
-    """
-
-    name: str
-    sharding_type: str
-    kernel: str
-    ranks: tuple[int, ...]
-    rows: int
-    width: int
-
-
-@dataclass(frozen=True)
 class TablePlan:
     """What TorchRec's planner decided.
 
@@ -164,6 +147,7 @@ def plan_sharding(
     batch_size: int,
     fixed_bytes: int,
     row_bytes: int,
+    lengths: Mapping[str, float],
 ) -> TablePlan:
     """Plans where the tables of a meta model go.
 
@@ -175,13 +159,14 @@ def plan_sharding(
         batch_size: Rows of a step on one rank.
         fixed_bytes: Of each rank's memory that other things than tables take.
         row_bytes: Of a table's row with its optimizer states.
+        lengths: Mean lengths of lists by feature, where they are known; others count as full.
 
     Raises:
         ConfigError: The tables do not fit; the message tells sizes and remedies.
     """
     rank_bytes = memory_of_rank(cluster, config)[cluster.device == "cpu"]
     room = int(rank_bytes * (1 - config.reserved_fraction)) - fixed_bytes
-    per_table = constraints(config, schema, cluster, row_bytes=row_bytes, rank_bytes=max(0, room))
+    per_table = constraints(config, schema, cluster, row_bytes=row_bytes, rank_bytes=max(0, room), lengths=lengths)
     record = _Record()
     planner = EmbeddingShardingPlanner(
         topology=topology(cluster, config),
@@ -229,35 +214,6 @@ def shard(
     )
     fix_gradient_buckets(sharded)
     return sharded
-
-
-def planned_tables(plan: ShardingPlan, tables: Iterable[BaseEmbeddingConfig]) -> list[PlannedTable]:
-    """The plan as records, in the order of the tables' names."""
-    shardings = {name: sharding for module_plan in plan.plan.values() for name, sharding in module_plan.items()}
-    return sorted(
-        (
-            PlannedTable(
-                name=table.name.removeprefix(TABLE_PREFIX),
-                sharding_type=shardings[table.name].sharding_type,
-                kernel=shardings[table.name].compute_kernel,
-                ranks=tuple(sorted(set(shardings[table.name].ranks))),
-                rows=table.num_embeddings,
-                width=table.embedding_dim,
-            )
-            for table in tables
-        ),
-        key=lambda record: record.name,
-    )
-
-
-def plan_markdown(tables: list[PlannedTable]) -> str:
-    """The plan as a Markdown table, for TensorBoard."""
-    lines = ["| table | sharding | kernel | ranks | rows | row width |", "|---|---|---|---|---|---|"]
-    lines += [
-        f"| {t.name} | {t.sharding_type} | {t.kernel} | {', '.join(map(str, t.ranks))} | {t.rows:,} | {t.width} |"
-        for t in tables
-    ]
-    return "\n".join(lines)
 
 
 class _Record(Stats):

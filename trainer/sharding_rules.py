@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -18,6 +18,7 @@ from trainer.model.embeddings import TABLE_PREFIX
 _CPU_KERNELS = {"fused"}
 _COMMS = {"cpu": {"fp16"}, "cuda": {"fp16", "bf16", "fp8"}}
 _SUMMED_OVER_RANKS = {"row_wise", "table_row_wise", "grid_shard"}
+_CUTS_COLUMNS = {"column_wise", "table_column_wise", "grid_shard"}
 _A_SHARD_FOR_EACH_RANK = {"row_wise", "data_parallel"}
 _A_SHARD_FOR_EACH_RANK_OF_A_HOST = {"table_row_wise", "grid_shard", "table_column_wise"}
 
@@ -31,25 +32,69 @@ def check_sharding(config: ShardingConfig, schema: Schema, device_type: str) -> 
     Raises:
         ConfigError: The message names the key and what there is instead.
     """
+    _check_kernels(config, device_type)
+    _check_comms(config, device_type)
+    _check_caches(config)
+    _check_groups(config)
+    _check_rules(config, [table.name for table in schema.tables()])
+
+
+def _check_kernels(config: ShardingConfig, device_type: str) -> None:
     missing = sorted(config.all_kernels - _CPU_KERNELS) if device_type == "cpu" else []
     if missing:
         raise ConfigError(
             f"sharding.kernels: {', '.join(missing)} need a GPU, and this job is on cpu, whose one kernel is fused; "
             "use sharding.kernels=[fused], or device=cuda."
         )
-    _check_comms(config, device_type)
-    caches = any(rule.cache_load_factor for rule in config.tables) or config.cache_load_factor
-    if caches and "fused_uvm_caching" not in config.all_kernels:
+    if config.prefetch and device_type == "cpu":
+        raise ConfigError(
+            "sharding.prefetch fetches rows into caches on GPUs, and this job is on cpu, where rows have no cache; "
+            "use sharding.prefetch=false, or device=cuda."
+        )
+
+
+def _check_caches(config: ShardingConfig) -> None:
+    if "fused_uvm_caching" in config.all_kernels:
+        return
+    if config.cache_load_factor or any(rule.cache_load_factor for rule in config.tables):
         raise ConfigError(
             "sharding.cache_load_factor is given, but no table may have a cache; add fused_uvm_caching to "
             "sharding.kernels, or leave it out."
         )
-    names = [table.name for table in schema.tables()]
+    if config.prefetch:
+        raise ConfigError(
+            "sharding.prefetch is true, but no table may have a cache to fetch rows into; add fused_uvm_caching to "
+            "sharding.kernels, or use sharding.prefetch=false."
+        )
+
+
+def _check_groups(config: ShardingConfig) -> None:
+    if config.group_size is None:
+        return
+    if "fused_uvm_caching" in config.all_kernels:
+        raise ConfigError(
+            f"sharding.group_size is {config.group_size}, but the average over groups would not see rows in the caches "
+            "of fused_uvm_caching; use fused or fused_uvm, or sharding.group_size=null."
+        )
+    if config.replicates_all:
+        raise ConfigError(
+            f"sharding.group_size is {config.group_size}, but every table is data_parallel, so that every rank has "
+            "them all; use sharding.group_size=null, or other sharding.types."
+        )
+
+
+def _check_rules(config: ShardingConfig, names: list[str]) -> None:
     for place, rule in enumerate(config.tables):
         if not any(fnmatchcase(name, rule.match) for name in names):
             raise ConfigError(
                 f"sharding.tables[{place}].match is '{rule.match}', which matches no table."
                 f"{suggestion(rule.match, names)}"
+            )
+        types = rule.types or config.types
+        if rule.min_partition is not None and not _CUTS_COLUMNS & set(types):
+            raise ConfigError(
+                f"sharding.tables[{place}].min_partition is {rule.min_partition}, but its types {types} cut no "
+                f"columns; add one of {', '.join(sorted(_CUTS_COLUMNS))}, or leave it out."
             )
 
 
@@ -70,7 +115,13 @@ def _check_comms(config: ShardingConfig, device_type: str) -> None:
 
 
 def constraints(
-    config: ShardingConfig, schema: Schema, cluster: ClusterConfig, *, row_bytes: int, rank_bytes: int
+    config: ShardingConfig,
+    schema: Schema,
+    cluster: ClusterConfig,
+    *,
+    row_bytes: int,
+    rank_bytes: int,
+    lengths: Mapping[str, float],
 ) -> dict[str, ParameterConstraints]:
     """What TorchRec's planner may choose from, by its name of a table.
 
@@ -80,8 +131,9 @@ def constraints(
         cluster: Hosts and ranks.
         row_bytes: Of a table's row with its optimizer states.
         rank_bytes: Of memory for tables on a rank.
+        lengths: See :func:`values_of_rows`.
     """
-    lengths = {feature.name: float(feature.max_length) for feature in schema.sparse}
+    factors = values_of_rows(config, schema, lengths)
     found = {}
     for table in schema.tables():
         types = _setting(config, table.name, "types", config.types)
@@ -89,16 +141,27 @@ def constraints(
             types = _affordable(types, table.num_embeddings * row_bytes, cluster, rank_bytes)
         kernels = _setting(config, table.name, "kernels", config.kernels)
         factor = _setting(config, table.name, "cache_load_factor", config.cache_load_factor)
-        pooling = _setting(config, table.name, "pooling_factor", None)
         found[f"{TABLE_PREFIX}{table.name}"] = ParameterConstraints(
             sharding_types=types,
             compute_kernels=["dense", *kernels],
             min_partition=_setting(config, table.name, "min_partition", None),
-            # A list holds max_length values at most: what is planned for is never exceeded.
-            pooling_factors=[pooling or lengths[name] for name in table.features],
+            pooling_factors=[factors[name] for name in table.features],
             cache_params=CacheParams(load_factor=factor) if factor and "fused_uvm_caching" in kernels else None,
         )
     return found
+
+
+def values_of_rows(config: ShardingConfig, schema: Schema, lengths: Mapping[str, float]) -> dict[str, float]:
+    """Values that a row has on average, by feature: of the last rule that says so, as measured, or of a full list.
+
+    Args:
+        config: Its rules.
+        schema: The features.
+        lengths: The mean lengths of lists, by feature, where they are known.
+    """
+    stated = {table.name: _setting(config, table.name, "pooling_factor", None) for table in schema.tables()}
+    # A mean below one value, as of lists that are mostly empty, is none that the planner's estimates are made for.
+    return {f.name: stated[f.table] or max(1.0, lengths.get(f.name, float(f.max_length))) for f in schema.sparse}
 
 
 def _setting(config: ShardingConfig, table: str, key: str, default: Any) -> Any:

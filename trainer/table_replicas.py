@@ -62,10 +62,8 @@ class TableReplicas:
         if self._group is None or not self._differ:
             return
         count = dist.get_world_size(self._group)
-        # The sum of more than two equal float32 numbers is rounded: rows that nobody touched would drift.
-        exact = torch.float32 if count == 2 else torch.float64
         for bucket in _buckets(self._tensors()):
-            total = torch.cat([part.to(exact) for part in bucket])
+            total = torch.cat([part.to(averaged_in(count)) for part in bucket])
             dist.all_reduce(total, group=self._group)
             means = (total / count).split([len(part) for part in bucket])
             for part, mean in zip(bucket, means, strict=True):
@@ -78,6 +76,14 @@ class TableReplicas:
             yield from kernel.split_embedding_weights()
             for states in kernel.split_optimizer_states():
                 yield from states
+
+
+def averaged_in(count: int) -> torch.dtype:
+    """What so many copies are summed up in, so that rows that nobody touched keep their bits.
+
+    The sum of two equal float32 numbers is exact, that of three is rounded, and their mean would drift.
+    """
+    return torch.float32 if count <= 2 else torch.float64
 
 
 def _buckets(tensors: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:

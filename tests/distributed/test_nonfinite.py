@@ -23,7 +23,8 @@ from trainer.distributed import Worker
 from trainer.job import build
 from trainer.loop import Result, train
 from trainer.nonfinite import NonFiniteError
-from trainer.pipeline import TrainPipeline
+from trainer.pipeline import DeferringPipeline, TrainPipeline
+from trainer.timing.clock import StageClock
 
 pytestmark = pytest.mark.distributed
 
@@ -43,13 +44,19 @@ def count_pass(module: torch.nn.Module, *_: object) -> None:
     module.passes += 1
 
 
-def step_and_write(worker: Worker, config: TrainConfig, folder: str) -> list[tuple[bool, bool]]:
+def step_and_write(
+    worker: Worker, config: TrainConfig, folder: str, *, deferring: bool = False
+) -> list[tuple[bool, bool]]:
     """Writes the whole state around the poisoned step; for each step: was it taken, were the logits finite here."""
     job = build(config, worker)
     dense = job.assembled.model.module.head_sum
     dense.register_buffer("passes", torch.zeros(1))
     dense.register_forward_hook(count_pass)
     pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    if deferring:
+        # What a prefetching pipeline does, which runs on GPUs alone, in the place of the one that overrides a method.
+        model, optimizer = job.assembled.model, job.optimizers.combined
+        pipeline._pipeline = DeferringPipeline(model, optimizer, worker.device, StageClock(worker.device), None)
     told = []
     with job.train_loader.batches(0, POISONED_STEP + 2) as batches:
         for step in range(POISONED_STEP + 2):
@@ -82,6 +89,23 @@ def test_a_loss_that_is_nan_on_one_rank_leaves_every_bit_of_all_ranks_as_it_was(
     assert_equal_bits(before, after)
     assert {name for name in later if "heads.dnn" in name} <= {n for n in later if not torch.equal(later[n], after[n])}
     assert all(torch.isfinite(tensor).all() for tensor in later.values())
+
+
+def step_and_write_both(worker: Worker, config: TrainConfig, folders: list[str]) -> list[list[tuple[bool, bool]]]:
+    return [step_and_write(worker, config, folder, deferring=n > 0) for n, folder in enumerate(folders)]
+
+
+def test_the_guard_of_a_prefetching_pipeline_does_the_same(
+    poisoned: Place, make_config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    folders = [tmp_path / "overridden", tmp_path / "deferred"]
+    for folder in folders:
+        folder.mkdir()
+    told = results_of(run_ranks(2, step_and_write_both, make_config(), [str(folder) for folder in folders]))
+    assert all(overridden == deferred for overridden, deferred in told)
+    assert [trained for trained, _ in told[0][1]] == [True, True, True, False, True]
+    for step in range(POISONED_STEP + 2):
+        assert_equal_bits(*(tensors_of(folder / str(step)) for folder in folders))
 
 
 def run_training(worker: Worker, config: TrainConfig) -> Result:

@@ -29,6 +29,7 @@ from torchrec.distributed.types import ShardedTensor
 from trainer.checkpoint.parts import Part, Stored, Tensors, spread_writers, unwritten, whole
 from trainer.model.embeddings import local_parts, table_of_parameter
 from trainer.optimizer import Optimizers
+from trainer.row_caches import forget_cached_rows
 from trainer.table_groups import group_place
 from trainer.table_kernels import table_kernels
 from trainer.table_optimizer import Settings
@@ -64,7 +65,8 @@ class State:
     Attributes:
         tensors: By canonical keys.
         copies: (source, target): what is stored once, but held by several shards.
-        step: Of Adam in fused kernels, [] or None, and the kernels that count it.
+        step: Of Adam in fused kernels, [] or None.
+        kernels: That count it, and may cache rows.
     """
 
     tensors: Tensors
@@ -76,6 +78,7 @@ class State:
         """Hands on what is not loaded in place; must come after loading."""
         for source, target in self.copies:
             target.detach().copy_(source)
+        forget_cached_rows(self.kernels)
         if self.step is not None:
             for kernel in self.kernels:
                 kernel.set_optimizer_step(int(self.step))
@@ -96,7 +99,7 @@ def model_state(model: nn.Module) -> State:
             sharded[key] = _stored(value, local_parts(value))
         else:
             replicated[key] = whole(value)
-    return State({**_share_out(sharded, model), **_spread(replicated)})
+    return State({**_share_out(sharded, model), **_spread(replicated)}, kernels=tuple(table_kernels(model)))
 
 
 def training_state(model: nn.Module, optimizers: Optimizers, metric_sums: torch.Tensor) -> State:

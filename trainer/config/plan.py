@@ -14,4 +14,5 @@ class PlanConfig(TrainConfig):
 
     cluster: ClusterConfig = field(default_factory=lambda: ClusterConfig(name="default", device="cpu"))
     ladder: bool = False
+    measure_lists: bool = False
     out: str | None = None

@@ -82,6 +82,7 @@ class ShardingConfig:
     kernels: list[str] = field(default_factory=lambda: ["fused"])
     cache_load_factor: float | None = None
     tables: list[TableRule] = field(default_factory=list)
+    prefetch: bool = False
     group_size: int | None = None
     average_every_steps: int = 1
     hbm_cap_gib: float | None = None
