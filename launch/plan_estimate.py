@@ -169,7 +169,8 @@ def estimate(config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | 
         world_size=cluster.world_size,
         num_parts=config.optimizer.accumulate_steps,
     )
-    values = values_of_rows(config.sharding, schema, lengths or {})
+    of_features = values_of_rows(config.sharding, schema, lengths or {})
+    values = {table.name: sum(of_features[name] for name in table.features) for table in schema.tables()}
     inputs = int(8 * batch_size * sum(values.values()) * _COPIES_OF_INPUT)
     width = row_layout(config.model).width
     plan = plan_sharding(
@@ -232,7 +233,7 @@ def _table(
         kernel=option.compute_kernel,
         ranks=[shard.rank for shard in option.shards],
         shard_bytes=[rows + states for rows, states in _shard_bytes(option, config, settings)],
-        values=sum(values[name] for name in option.feature_names),
+        values=values[option.name.removeprefix(TABLE_PREFIX)],
         ms=max(shard.perf.total for shard in option.shards),
     )
 

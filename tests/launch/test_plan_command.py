@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
 from data.schema import load_schema
+from launch.plan import run
 from launch.plan_estimate import Estimate, as_json, estimate, imbalance
 from launch.plan_ladder import climb
 from launch.plan_report import ladder_text, page, text
@@ -161,6 +163,33 @@ def test_rules_by_name_reach_the_planner() -> None:
 def test_half_precision_communication_takes_less_time(criteo: tuple[PlanConfig, Estimate]) -> None:
     _, halved = planned(*CRITEO, "sharding.comms={forward: fp16, backward: fp16}")
     assert halved.parts["fwd_comms"] < 0.75 * criteo[1].parts["fwd_comms"]
+
+
+def test_groups_hold_all_tables_each_and_average_them(criteo: tuple[PlanConfig, Estimate]) -> None:
+    groups = ["cluster=h100_8x4", "sharding.group_size=8", "global_batch_size=262144"]
+    config, result = planned(*CRITEO, *groups)
+    # The same hosts, four times: each group is the cluster of one host, with its share of the batch.
+    assert result.memory_of_ranks.tolist() == criteo[1].memory_of_ranks.tolist()
+    assert "4 groups of 8 ranks, each with all tables" in text(result, config)
+    # A ring over four copies, in float64, of 128 numbers and one accumulator a row, on the fullest rank.
+    rows = max(result.memory["optimizer"] / 4)
+    assert result.parts["average"] == pytest.approx(2 * 3 / 4 * rows * 129 * 8 / 50e9 * 1000)
+    _, seldom = planned(*CRITEO, *groups, "sharding.average_every_steps=10")
+    assert seldom.parts["average"] == pytest.approx(result.parts["average"] / 10)
+
+
+def test_lists_are_planned_with_their_own_lengths_on_request(
+    click_log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overrides = ["data=parquet", f"data.root={click_log}", "data.lanes=2", "global_batch_size=16", "cluster=cpu_2"]
+    overrides += ["eval_global_batch_size=16"]
+    files = sorted(path for path in (click_log / "train").glob("*.parquet") if pq.read_metadata(path).num_rows)
+    lists = [row for path in files for row in pq.read_table(path)["tags"].to_pylist()]
+    for measured, values in (("true", sum(map(len, lists)) / len(lists)), ("false", 4.0)):
+        run(composed(*overrides, f"measure_lists={measured}"))
+        (line,) = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("tags ")]
+        # Eight of twelve row groups are read.
+        assert float(line[2]) == pytest.approx(values, rel=0.1)
 
 
 def test_the_command_prints_and_writes_the_plan(tmp_path: Path) -> None:
