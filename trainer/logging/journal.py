@@ -21,7 +21,7 @@ from trainer.logging.record import RunRecord
 from trainer.logging.summary import RunSummary, flat
 from trainer.logging.tensorboard import TensorBoard
 from trainer.model.loss_scale import LossScale
-from trainer.sharding import plan_markdown
+from trainer.planned_tables import plan_markdown
 from trainer.throughput import Throughput
 from trainer.timing.breakdown import Breakdown
 from trainer.timing.stages import Stage

@@ -11,8 +11,8 @@ from typing import Any
 
 from data.index import DatasetIndex
 from data.schema import Schema
+from trainer.planned_tables import PlannedTable
 from trainer.provenance import git_revision, versions
-from trainer.sharding import PlannedTable
 
 NAME = "run.json"
 
