@@ -5,8 +5,9 @@ from __future__ import annotations
 import resource
 
 import torch
-from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 from torch import nn
+
+from trainer.table_kernels import table_kernels
 
 _UNIQUE_INDICES, _UNIQUE_MISSES = 2, 3
 """Places in FBGEMM's counters (its ``UVMCacheStatsIndex``)."""
@@ -32,8 +33,7 @@ class CacheCounters:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        kernels = [m for m in model.modules() if isinstance(m, SplitTableBatchedEmbeddingBagsCodegen)]
-        self._kernels = [kernel for kernel in kernels if kernel.gather_uvm_cache_stats]
+        self._kernels = [kernel for kernel in table_kernels(model) if kernel.gather_uvm_cache_stats]
         self._copies: list[torch.Tensor] = []
         self._seen = (0.0, 0.0)
 
