@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import html
-import io
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from launch import page
 from launch.compare_study import Run
 
 matplotlib.use("svg")
@@ -154,18 +153,12 @@ def _page(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]]) -> st
     lr = _slowness_of_lr(models)
     parts = []
     if models:
-        parts += [f"<p>{_introduction(models)}</p>", _html_table(_HEADER, _cells(models, lr)), _picture(models, lr)]
+        parts += [f"<p>{_introduction(models)}</p>", page.table(_HEADER, _cells(models, lr)), _picture(models, lr)]
     for (key, model), rows in sweeps.items():
         header = (key, *_HEADER[1:])
         title = f"<h2>{html.escape(f'{model}: {key}')}</h2>"
-        parts += [title, _sweep_picture(key, rows), _html_table(header, _cells(rows, lr))]
-    return _PAGE.replace("BODY", "\n".join(parts))
-
-
-def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        parts += [title, _sweep_picture(key, rows), page.table(header, _cells(rows, lr))]
+    return page.document("Comparison of models", "\n".join(parts))
 
 
 def _picture(models: Sequence[Row], slowness_of_lr: float | None) -> str:
@@ -183,7 +176,7 @@ def _picture(models: Sequence[Row], slowness_of_lr: float | None) -> str:
     times = [(row.sample_us.mean if row.sample_us else 0) / (slowness_of_lr or 1) for row in rows]
     right.barh(names, times, color="#c27a3a")
     right.set_xlabel("time / LR" if slowness_of_lr else "µs for a sample")
-    return _svg(figure, [left, right])
+    return page.svg(figure)
 
 
 def _sweep_picture(key: str, rows: Sequence[Row]) -> str:
@@ -197,27 +190,4 @@ def _sweep_picture(key: str, rows: Sequence[Row]) -> str:
     axes.set_xticks(places, [row.name for row in rows])
     axes.set_xlabel(key)
     axes.set_ylabel(f"{rows[0].split} AUC")
-    return _svg(figure, [axes])
-
-
-def _svg(figure: Figure, axes: Iterable[Axes]) -> str:
-    for each in axes:
-        each.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    figure.savefig(text, format="svg")
-    return text.getvalue().partition("<svg")[1] + text.getvalue().partition("<svg")[2]
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>Comparison of models</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .35rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; font-weight: 600; }
-tbody tr:first-child { background: #f2f6fb; }
-svg { max-width: 100%; height: auto; }
-</style></head><body>
-<h1>Comparison of models</h1>
-BODY
-</body></html>
-"""
+    return page.svg(figure)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Iterable, Sequence
 from itertools import groupby
 
@@ -11,6 +10,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from launch.page import document, svg
+from launch.page import table as html_table
 from launch.plan_estimate import USES, Estimate, TableEstimate, imbalance
 from launch.plan_ladder import Rung
 from trainer.config.plan import PlanConfig
@@ -117,16 +118,16 @@ def page(result: Estimate | None, rungs: Sequence[Rung], config: PlanConfig) -> 
     if result is not None:
         parts = [
             f"<p>{html.escape(_headline(result, config))}</p><p>{html.escape(_verdict(result))}</p>",
-            _html_table(*memory_table(result)),
+            html_table(*memory_table(result)),
             _picture(result),
-            _html_table(*tables_table(result.tables)),
-            _html_table(*time_table(result)),
+            html_table(*tables_table(result.tables)),
+            html_table(*time_table(result)),
             f"<p>{html.escape(_assumptions(result))}</p>",
         ]
     if rungs:
-        parts += ["<h2>Ladder</h2>", _html_table(*ladder_table(rungs))]
-    title = html.escape(f"Plan of {config.name} on {config.cluster.name}")
-    return _PAGE.replace("TITLE", title).replace("BODY", "\n".join(parts) or "<p>No plan fits.</p>")
+        parts += ["<h2>Ladder</h2>", html_table(*ladder_table(rungs))]
+    title = f"Plan of {config.name} on {config.cluster.name}"
+    return document(title, "\n".join(parts) or "<p>No plan fits.</p>")
 
 
 def _headline(result: Estimate, config: PlanConfig) -> str:
@@ -189,9 +190,7 @@ def _picture(result: Estimate) -> str:
     right.axvline(result.capacity[0] / _GIB, color="#b03030")
     right.set_xlabel("GiB of memory")
     right.legend(fontsize=7)
-    out = io.StringIO()
-    figure.savefig(out, format="svg")
-    return "<svg" + out.getvalue().partition("<svg")[2]
+    return svg(figure)
 
 
 def _steps(values: np.ndarray) -> np.ndarray:
@@ -228,24 +227,3 @@ def _lines(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
         )
         for row in cells
     )
-
-
-def _html_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th>{html.escape(cell)}</th>" for cell in header)
-    body = "".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>" for cells in rows)
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-
-
-_PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>TITLE</title><style>
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
-table { border-collapse: collapse; width: 100%; margin: 1rem 0 2rem; font-variant-numeric: tabular-nums; }
-th, td { padding: .3rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; font-weight: 600; }
-p { white-space: pre-line; }
-svg { max-width: 100%; height: auto; }
-</style></head><body>
-<h1>TITLE</h1>
-BODY
-</body></html>
-"""
