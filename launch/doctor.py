@@ -5,97 +5,25 @@ Prints a table with ok, warn and fail and a remedy for each; ends with 0 if noth
 
 from __future__ import annotations
 
-import dataclasses
-import socket
-from pathlib import Path
+import os
+import sys
 
-import yaml
-from hydra.core.config_store import ConfigStore
-
-from launch.cli import command
-from launch.doctor_host import check_host
-from launch.doctor_network import Bandwidth, check_clocks, check_collectives, measure
-from launch.doctor_report import Finding, merged, num_failed, table
-from launch.doctor_storage import check_checkpoints, check_data
+from launch.doctor_report import num_failed, table
 from launch.doctor_versions import check_imports, check_versions
-from trainer.agreement import check_hosts_alike, versions
-from trainer.cluster import detected_cluster
-from trainer.config.doctor import DoctorConfig
-from trainer.distributed import Worker, gather, process_group, worker_from_environment
-from trainer.errors import ConfigError
-from trainer.logging.console import set_up_logging
+from trainer.ending import USER_ERROR_EXIT_CODE
+from trainer.provenance import versions
 
 
-def run(config: DoctorConfig) -> None:
-    """Checks this host, then joins the other ranks and checks what they share.
+def main() -> None:
+    """Tries the compiled libraries in another process first: all else here needs them."""
+    libraries = check_imports() if os.environ.get("LOCAL_RANK", "0") == "0" else []
+    if num_failed(libraries):
+        print(table([*check_versions(versions()), *libraries]), flush=True)
+        sys.exit(USER_ERROR_EXIT_CODE)
+    from launch.doctor_checks import start
 
-    Raises:
-        ConfigError: Something failed; the table says what.
-    """
-    worker = worker_from_environment(config.device)
-    set_up_logging(worker)
-    alone = _of_host(config, worker) if worker.local_rank == 0 else []
-    try:
-        with process_group(worker, timeout_s=config.connect_timeout_s):
-            findings, bandwidth = _together(config, worker, alone)
-            if worker.is_main:
-                print(table(findings), flush=True)
-                if config.cluster_out is not None:
-                    _write_cluster(Path(config.cluster_out), worker, bandwidth)
-    except (RuntimeError, OSError) as cause:
-        # What is known of this host may well be the reason.
-        if worker.local_rank == 0:
-            told = f"the ranks did not come together, or lost each other: {cause}"
-            remedy = "Look at the other hosts, at names and ports, at firewalls, and at GLOO_SOCKET_IFNAME."
-            print(
-                table(merged([*alone, Finding("fail", "process group", told, remedy, socket.gethostname())])),
-                flush=True,
-            )
-        raise
-    if num_failed(findings):
-        raise ConfigError(f"{num_failed(findings)} checks failed; mend them before the job starts.")
-
-
-def _of_host(config: DoctorConfig, worker: Worker) -> list[Finding]:
-    findings = [*check_versions(versions()), *check_imports(), *check_host(config, worker)]
-    return [dataclasses.replace(finding, host=socket.gethostname()) for finding in findings]
-
-
-def _together(config: DoctorConfig, worker: Worker, alone: list[Finding]) -> tuple[list[Finding], Bandwidth]:
-    """All that needs the others; what a rank found, all ranks know in the end. All ranks must call this."""
-    shared = [*_alike(config), *check_collectives(worker), *check_clocks(worker, config.max_clock_difference_s)]
-    bandwidth = Bandwidth(None, None, ())
-    if worker.world_size > 1:
-        bandwidth = measure(config, worker)
-    shared += [*bandwidth.findings, *check_checkpoints(config, worker), *check_data(config, worker)]
-    told = [finding for findings in gather([*alone, *shared]) for finding in findings]
-    return merged(told), bandwidth
-
-
-def _alike(config: DoctorConfig) -> list[Finding]:
-    try:
-        check_hosts_alike(config)
-    except ConfigError as difference:
-        told, _, remedy = str(difference).partition(". ")
-        return [Finding("fail", "hosts alike", told, remedy)]
-    return [Finding("ok", "hosts alike", "same source code, packages and command line on all ranks")]
-
-
-def _write_cluster(path: Path, worker: Worker, bandwidth: Bandwidth) -> None:
-    """The cluster as ``launch/plan.py cluster=...`` takes it, with what was measured in place of what is usual."""
-    cluster = dataclasses.replace(detected_cluster(worker), name=path.stem)
-    cluster.ddr_gib, cluster.hbm_gib = round(cluster.ddr_gib, 1), round(cluster.hbm_gib, 1)
-    if bandwidth.intra_node is not None:
-        cluster.intra_node_gb_per_s = float(f"{bandwidth.intra_node / 1e9:.3g}")
-    if bandwidth.inter_node is not None:
-        cluster.inter_node_gb_per_s = float(f"{bandwidth.inter_node / 1e9:.3g}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    head = f"# Measured by launch/doctor.py on {cluster.nodes} hosts with {cluster.ranks_per_node} ranks each.\n"
-    path.write_text(head + yaml.safe_dump(dataclasses.asdict(cluster), sort_keys=False), encoding="utf-8")
-    print(f"\ncluster: {path}", flush=True)
+    start(libraries)
 
 
 if __name__ == "__main__":
-    # The config is a training run's, with keys of its own: train.yaml finds it under the name of its schema.
-    ConfigStore.instance().store(name="train_schema", node=DoctorConfig)
-    command("doctor", DoctorConfig, run)
+    main()

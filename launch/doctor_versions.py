@@ -31,7 +31,7 @@ def check_versions(found: Mapping[str, str]) -> list[Finding]:
     """Looks whether torch, torchrec and fbgemm-gpu are of one trio, and of one build.
 
     Args:
-        found: From :func:`trainer.agreement.versions`.
+        found: From :func:`trainer.provenance.versions`.
     """
     trio = Trio(_release(found.get("torch")), _release(found.get("torchrec")), _release(_fbgemm(found)))
     told = f"torch {found.get('torch', 'missing')}, torchrec {found.get('torchrec', 'missing')}, fbgemm-gpu "
@@ -39,7 +39,7 @@ def check_versions(found: Mapping[str, str]) -> list[Finding]:
     remedy = "Install requirements-gpu.txt or requirements-cpu.txt as it stands, with --no-deps; supported together: "
     remedy += "; ".join(f"torch {t.torch}, torchrec {t.torchrec} and fbgemm-gpu {t.fbgemm}" for t in SUPPORTED)
     if trio not in SUPPORTED:
-        return [Finding("fail", "versions", f"{told}: not built together", f"{remedy}.")]
+        return [Finding("fail", "versions", f"{told}: not known to work together", f"{remedy}.")]
     findings = [Finding("ok", "versions", told)]
     if "fbgemm-gpu" in found and "fbgemm-gpu-cpu" in found:
         told = "fbgemm-gpu and fbgemm-gpu-cpu are both installed, under one import name"

@@ -9,13 +9,11 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import platform
 import socket
 import time
 import uuid
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +26,8 @@ from trainer.checkpoint.bucket import Location
 from trainer.distributed import Worker, gather, on_all, on_main
 from trainer.errors import ConfigError
 from trainer.inputs import Dataset
+from trainer.provenance import versions
 
-PACKAGES = ("torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "pyarrow", "numpy", "hydra-core")
 OF_EACH_HOST = ("data.index_cache", "data.num_threads", "data.prefetch_batches")
 """Keys of the config that change nothing of what is trained: each host may have its own."""
 
@@ -37,17 +35,6 @@ _NUM_FOOTERS = 32
 _NUM_THREADS = 16
 _VISIBLE_S = 15.0
 """For a file of another host to appear: network file systems keep what they know of a folder for some seconds."""
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of what the project is built on; what is not installed is left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
 
 
 def code_fingerprint() -> str:

@@ -168,6 +168,7 @@ def _be_agent(
     import torch.distributed.run
 
     torch.set_num_threads(1)
+    sys.path[:0] = variables["PYTHONPATH"].split(os.pathsep)  # as a new interpreter would have it
     code = 0
     try:
         torch.distributed.run.main(torchrun)

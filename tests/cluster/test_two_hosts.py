@@ -50,6 +50,17 @@ def test_two_hosts_with_two_workers_train_like_one_host_with_four(make_network: 
     assert ranks_of_tables(two) == {"0, 1", "2, 3"}
 
 
+def test_copies_of_the_tables_lie_within_hosts(make_network: MakeNetwork, tmp_path: Path) -> None:
+    network = make_network(2)
+    groups = ["sharding.group_size=2", "sharding.types=[row_wise]", "max_steps=2"]
+    agents = [
+        Agent(network, number, Start(demo(tmp_path / "run", *groups), workers=2), folder=tmp_path / "logs")
+        for number in range(2)
+    ]
+    assert [agent.wait() for agent in agents] == [0, 0], agents[0].output() + agents[1].output()
+    assert ranks_of_tables(tmp_path / "run") == {"0, 1"}  # of the first copy; the other one is on the ranks 2 and 3
+
+
 def test_hosts_that_have_ipv6_alone_train(make_network: MakeNetwork, tmp_path: Path) -> None:
     network = make_network(2, ipv6_only=True)
     start = Start(demo(tmp_path / "run", "max_steps=2"))
