@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import json
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from data.batch import Batch
@@ -28,42 +25,15 @@ from trainer.nonfinite import NonFinitePolicy
 from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
 from trainer.profiler import Profiler
+from trainer.result import Result
 from trainer.run_config import save_config
 from trainer.timing.observer import Observer
 from trainer.timing.stages import Stage
 from trainer.watchdog import Watchdog
 
+__all__ = ["Result", "train"]
+
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Result:
-    """How a run ended.
-
-    Attributes:
-        split: What the final model was evaluated on.
-        metrics: Of that split, by name.
-        steps: Completed in all, by this and earlier processes.
-        best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``.
-        resumed_at: The step that this process continued from, None if it started the run.
-        samples_per_s: Training samples per second over all ranks in this process; None if it had
-            nothing to train.
-        train_s: Seconds of this process in training steps.
-        num_parameters: That are learned.
-        checkpoint: Of the final model.
-        tensorboard: Directory of the event files.
-    """
-
-    split: str
-    metrics: dict[str, float]
-    steps: int
-    best_step: int | None
-    resumed_at: int | None
-    samples_per_s: float | None
-    train_s: float
-    num_parameters: int
-    checkpoint: str
-    tensorboard: str
 
 
 def train(config: TrainConfig, worker: Worker) -> Result:
@@ -93,8 +63,7 @@ def train(config: TrainConfig, worker: Worker) -> Result:
             with watchdog.notes_failure(), profiler.running():
                 result = _Run(job, batches, journal, profiler, preemption, watchdog).to_the_end()
     if worker.is_main:
-        record = json.dumps(dataclasses.asdict(result), indent=1)
-        Path(config.run_dir, "result.json").write_text(record + "\n", encoding="utf-8")
+        result.write(config.run_dir)
     return result
 
 

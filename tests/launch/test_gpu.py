@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from tests.launch.processes import run_python, run_torchrun
 from tests.poison import poison
 from trainer.config import TrainConfig
 from trainer.ending import USER_ERROR_EXIT_CODE
+from trainer.logging.record import read_record
 
 pytestmark = [
     pytest.mark.gpu,
@@ -48,6 +50,23 @@ def test_a_run_moves_between_gpu_and_cpu(tmp_path: Path) -> None:
     continued = run_python(*arguments, "device=cpu")
     assert continued.exit_code == 0, continued.stderr
     assert "(resumed at 20)" in continued.stdout
+
+
+def test_the_stages_of_a_step_add_up_to_the_wall_time(tmp_path: Path) -> None:
+    done = run_python(
+        *("launch/train.py", "experiment=adult", "device=cuda", f"run_dir={tmp_path}", "epochs=8"),
+        *("logging.every_steps=32", "eval_every_epochs=8", "profiler.start_step=10", "profiler.num_steps=2"),
+    )
+    assert done.exit_code == 0, done.stderr
+    first, *later = (line for line in read_record(tmp_path / "metrics.jsonl") if line["kind"] == "time")
+    told_s = sum(
+        line["num_steps"] * sum(stage["mean_ms"] for stage in line["stages"].values()) / 1000 for line in later
+    )
+    # The device may be a step behind when a report is written.
+    assert told_s == pytest.approx(later[-1]["unix_s"] - first["unix_s"], rel=0.05)
+    assert later[-1]["device_peak_bytes"] > 0
+    with gzip.open(tmp_path / "profile" / "rank-0.pt.trace.json.gz", "rt") as trace:
+        assert any(event.get("cat") == "kernel" for event in json.load(trace)["traceEvents"])
 
 
 def test_a_loss_that_is_not_finite_is_found_before_it_is_written(

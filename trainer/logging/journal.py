@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 _MIB = 1 << 20
 _MAIN = ("auc", "logloss")
+_MAIN_RATES = ("samples_per_s", "step_ms")
 _SETTINGS = (
     "seed",
     "global_batch_size",
@@ -133,7 +134,8 @@ class Journal:
         self._board.scalars("speed", speed, step)
         self._record.write("train", step, metrics=dict(metrics), learning_rates=dict(learning_rates), speed=speed)
         verdict = self._time(step, breakdown)
-        self._at_a_glance({**{f"train_{name}": metrics[name] for name in _MAIN}, **speed}, step)
+        rates = {name: value for name, value in speed.items() if name in _MAIN_RATES}
+        self._at_a_glance({**{f"{name}_train": metrics[name] for name in _MAIN}, **rates}, step)
         self._flush()
         self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s, verdict=verdict)
 
@@ -176,7 +178,7 @@ class Journal:
     def evaluated(self, evaluation: Evaluation) -> None:
         """Writes what an evaluation found: its scalars and curves, and its file below ``<run_dir>/evaluations``."""
         self._board.scalars(evaluation.set, evaluation.metrics, evaluation.step)
-        self._at_a_glance({f"{evaluation.set}_{name}": evaluation.metrics[name] for name in _MAIN}, evaluation.step)
+        self._at_a_glance({f"{name}_{evaluation.set}": evaluation.metrics[name] for name in _MAIN}, evaluation.step)
         if self._speak:
             write_evaluation(evaluation, self._config.run_dir)
             if self._config.logging.tensorboard:
