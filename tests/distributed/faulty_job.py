@@ -49,8 +49,8 @@ def faulty_take(self: Windows, step: int) -> StepRows:
 class FaultyPipeline(TrainPipeline):
     """Trains up to the step."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         self._steps_done = 0
 
     def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:

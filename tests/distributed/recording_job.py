@@ -39,8 +39,8 @@ def build(config: TrainConfig, worker: Worker) -> Job:
 class RecordingPipeline(TrainPipeline):
     """Writes a line for every step: its number and the rows of this rank."""
 
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
         name = f"from-{start_step:05d}-rank-{os.environ['RANK']}-of-{os.environ['WORLD_SIZE']}.jsonl"
         self._file = open(Path(os.environ["RECORD_DIR"], name), "w", encoding="utf-8")  # noqa: SIM115
         self._step = start_step
