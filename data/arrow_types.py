@@ -21,6 +21,17 @@ def check_number(columns: pa.Schema, path: str, column: str, role: str) -> None:
         _refuse(path, column, kind, role, "a number or a boolean")
 
 
+def check_hashable(columns: pa.Schema, path: str, column: str, role: str) -> None:
+    """Checks that a column holds plain integers, booleans or strings.
+
+    Raises:
+        DataError: It holds something else.
+    """
+    kind = columns.field(column).type
+    if not _is_hashable(_element(kind)) or is_list(kind):
+        _refuse(path, column, kind, role, "an integer, a boolean or a string")
+
+
 def check_sparse(columns: pa.Schema, path: str, feature: SparseFeature) -> None:
     """Checks that the columns of a sparse feature hold what its kind and its ``max_length`` say.
 

@@ -76,7 +76,14 @@ class Assembler:
             weights=self._weights(placed, complete=complete),
             global_weight=self._scalar(global_weight),
             fill=self._scalar(fill),
+            carried=self._carried(placed) if self._schema.carried else None,
         )
+
+    def _carried(self, placed: list[tuple[Piece, slice]]) -> torch.Tensor:
+        carried = np.zeros((len(self._schema.carried), self._size), np.int64)
+        for piece, to in placed:
+            carried[:, to] = piece.columns.carried[:, piece.start : piece.stop]
+        return torch.from_numpy(carried)
 
     def _weights(self, placed: list[tuple[Piece, slice]], *, complete: bool) -> torch.Tensor:
         if complete and not self._schema.weight:
@@ -173,7 +180,8 @@ def batch_bytes_per_row(schema: Schema) -> int:
     """Host memory of a batch for each row, in bytes; lists counted with ``max_length``."""
     values = sum(feature.max_length for feature in schema.sparse)
     per_value = np.dtype(schema.id_dtype).itemsize + (4 if schema.weighted_bags else 0)
-    return values * per_value + len(schema.sparse) * np.dtype(schema.id_dtype).itemsize + 4 * (len(schema.dense) + 2)
+    lengths = len(schema.sparse) * np.dtype(schema.id_dtype).itemsize
+    return values * per_value + lengths + 4 * (len(schema.dense) + 2) + 8 * len(schema.carried)
 
 
 def _torch_dtype(schema: Schema) -> torch.dtype:

@@ -22,6 +22,8 @@ class Batch(Pipelineable):
             together can know it (a schema with a weight column, or damaged rows that are skipped).
         fill: Share of the global batch's rows that are not padding, float32 [1]; below 1 only at the end
             of an epoch.
+        carried: The schema's carried columns, int64 [carried, B], 0 in padding; None if there are none. They
+            stay on the CPU, where the metrics that are asked for by them are.
     """
 
     dense: torch.Tensor
@@ -30,6 +32,7 @@ class Batch(Pipelineable):
     weights: torch.Tensor
     global_weight: torch.Tensor
     fill: torch.Tensor
+    carried: torch.Tensor | None = None
 
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
         """A copy on the device."""
@@ -40,6 +43,7 @@ class Batch(Pipelineable):
             weights=self.weights.to(device=device, non_blocking=non_blocking),
             global_weight=self.global_weight.to(device=device, non_blocking=non_blocking),
             fill=self.fill.to(device=device, non_blocking=non_blocking),
+            carried=self.carried,
         )
 
     def record_stream(self, stream: torch.Stream) -> None:
@@ -56,4 +60,5 @@ class Batch(Pipelineable):
             weights=self.weights.pin_memory(),
             global_weight=self.global_weight.pin_memory(),
             fill=self.fill.pin_memory(),
+            carried=self.carried,
         )

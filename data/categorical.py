@@ -178,6 +178,15 @@ def _log_square_rows(values: Sequence[pa.Array], feature: SparseFeature) -> tupl
     return np.minimum(rows, feature.num_embeddings - 1), out_of_range
 
 
+def value_keys(values: pa.Array, *, null_key: int) -> npt.NDArray[np.int64]:
+    """A 64-bit key of each string, integer or boolean, int64 [values]: integers themselves, strings hashed."""
+    distinct, codes = _distinct(values)
+    keys = _of_codes(_keys(distinct).view(np.int64), codes)
+    if not _null_count(values):
+        return keys
+    return np.where(_null_mask(values), np.int64(null_key), keys)
+
+
 def _distinct(values: pa.Array) -> tuple[pa.Array, pa.Array | None]:
     """Distinct values and the code of each value, or the values themselves and None.
 

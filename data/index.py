@@ -166,6 +166,7 @@ def _with_partitions(file: DataFile, schema: Schema) -> DataFile:
     """
     numeric = {schema.label, schema.weight, *(dense.source for dense in schema.dense)}
     numeric |= {sparse.source for sparse in schema.sparse if sparse.kind in ("id", "bucketize", "log_square")}
+    numeric |= {carried.column for carried in schema.carried if carried.numeric}
     named = {name: value for name, value in file.partitions.items() if name in schema.columns}
     try:
         typed = {name: _number(value) if name in numeric else value for name, value in named.items()}

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from data.bags import Bags, concatenate, encode_bags
+from data.carried import CarriedColumn
 from data.categorical import IdArray, encode_sparse
 from data.counters import FeatureCounts
 from data.decoded_size import NUMBER_BYTES, READING_BYTES, DecodedSizes
@@ -55,6 +56,7 @@ class Columns:
         dense: float32 [dense features, rows].
         labels: 0 or 1, float32 [rows].
         weights: float32 [rows]; None if the schema has no sample weights.
+        carried: The schema's carried columns, int64 [carried, rows].
         counts: By feature, what was met while decoding.
     """
 
@@ -63,6 +65,7 @@ class Columns:
     dense: Float32Array
     labels: Float32Array
     weights: Float32Array | None
+    carried: npt.NDArray[np.int64]
     counts: dict[str, FeatureCounts]
 
     @property
@@ -70,7 +73,7 @@ class Columns:
         """Host memory held, in bytes."""
         fixed = self.one_hot.nbytes + self.dense.nbytes + self.labels.nbytes
         weights = 0 if self.weights is None else self.weights.nbytes
-        return fixed + weights + sum(bags.num_bytes for bags in self.multi_hot)
+        return fixed + weights + self.carried.nbytes + sum(bags.num_bytes for bags in self.multi_hot)
 
 
 class ColumnMemory:
@@ -88,6 +91,7 @@ class ColumnMemory:
         self._one_hot = np.empty(len(schema.one_hot) * rows, schema.id_dtype)
         self._num_numbers = len(schema.dense) + 1 + (schema.weight is not None)
         self._numbers = np.empty(self._num_numbers * rows, np.float32)
+        self._carried = np.empty(len(schema.carried) * rows, np.int64)
 
     def columns(self, num_rows: int) -> Columns:
         """Columns of ``num_rows`` rows in it, not yet filled; those that it gave before are void."""
@@ -101,6 +105,7 @@ class ColumnMemory:
             dense=numbers[:num_dense],
             labels=numbers[num_dense],
             weights=numbers[num_dense + 1] if schema.weight else None,
+            carried=self._carried[: len(schema.carried) * num_rows].reshape(len(schema.carried), num_rows),
             counts={name: FeatureCounts() for name in schema.feature_names},
         )
 
@@ -173,6 +178,9 @@ class WindowReader:
         for sparse, row in zip(schema.one_hot, columns.one_hot, strict=True):
             encode = partial(_encode_sparse, sparse, schema.vocabularies.get(sparse.name))
             targets.append(_Target(sparse.sources, row, encode, sparse.name, sparse.kind in _BY_DICTIONARY))
+        for carried, row in zip(schema.carried, columns.carried, strict=True):
+            take = partial(_encode_carried, carried)
+            targets.append(_Target((carried.column,), row, take, by_dictionary=not carried.numeric))
         return targets
 
     def _read_columns(self, targets: list[_Target]) -> None:
@@ -228,7 +236,7 @@ def held_bytes_per_row(schema: Schema) -> int:
     numbers = 4 * (len(schema.dense) + 1 + (schema.weight is not None))
     offset_bytes, order_bytes = 8, 8  # where each list starts, and which row comes in each place
     bags = sum(offset_bytes + f.max_length * (id_bytes + (4 if f.weights else 0)) for f in schema.multi_hot)
-    return one_hot + numbers + bags + order_bytes
+    return one_hot + numbers + bags + order_bytes + 8 * len(schema.carried)
 
 
 def decoding_bytes(schema: Schema, sizes: DecodedSizes, *, row_group_rows: int, window_rows: int) -> int:
@@ -247,6 +255,7 @@ def decoding_bytes(schema: Schema, sizes: DecodedSizes, *, row_group_rows: int, 
     """
     read_at_once = READING_BYTES * min(row_group_rows, window_rows) / window_rows
     sources = [(schema.label,), *(feature.sources for feature in schema.one_hot)]
+    sources += [(carried.column,) for carried in schema.carried]
     arrays = max(TASK_BYTES, window_rows * max(sizes.of(columns) for columns in sources))
     num_values = max(TASK_BYTES / NUMBER_BYTES, window_rows * max(map(len, sources)))
     columns = arrays + read_at_once * num_values + 8 * (window_rows + 8 * row_group_rows)
@@ -300,6 +309,10 @@ def _encode_sparse(
     rows, counts = encode_sparse(arrays, feature, vocabulary)
     out[:] = rows
     return counts
+
+
+def _encode_carried(carried: CarriedColumn, arrays: list[pa.Array], out: npt.NDArray[np.int64]) -> None:
+    out[:] = carried.encode(arrays[0])
 
 
 def _array(table: pa.Table, name: str) -> pa.Array:

@@ -48,6 +48,7 @@ import yaml
 from omegaconf import MISSING
 
 from data.arrow_types import check_number, check_sparse
+from data.carried import CarriedColumn
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
 from data.storage import read_bytes
@@ -79,6 +80,8 @@ class Schema:
         dense: The dense features.
         sparse: The sparse features.
         vocabularies: By feature, of those of kind vocabulary.
+        carried: Columns that come along with the features. They are not declared in ``schema.yaml``, but
+            asked for by who reads the data, and no part of what the schema describes.
     """
 
     label: str
@@ -86,6 +89,7 @@ class Schema:
     dense: list[DenseFeature]
     sparse: list[SparseFeature]
     vocabularies: dict[str, Vocabulary] = field(default_factory=dict, repr=False)
+    carried: tuple[CarriedColumn, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.sparse:
@@ -128,6 +132,7 @@ class Schema:
     def columns(self) -> list[str]:
         """The Parquet columns to read, each once."""
         sources = [d.source for d in self.dense] + [column for s in self.sparse for column in s.sources]
+        sources += [carried.column for carried in self.carried]
         return list(dict.fromkeys([self.label, *([self.weight] if self.weight else []), *sources]))
 
     @cached_property
@@ -194,12 +199,15 @@ class Schema:
             check_number(columns, path, dense.source, f"dense feature '{dense.name}'")
         for sparse in self.sparse:
             check_sparse(columns, path, sparse)
+        for carried in self.carried:
+            carried.check(columns, path)
 
     def _role(self, column: str) -> str:
         roles = ["the label"] if column == self.label else []
         roles += ["the sample weight"] if column == self.weight else []
         roles += [f"dense feature '{d.name}'" for d in self.dense if d.source == column]
         roles += [f"sparse feature '{s.name}'" for s in self.sparse if column in s.sources]
+        roles += [c.role for c in self.carried if c.column == column]
         return ", ".join(roles)
 
 

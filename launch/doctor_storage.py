@@ -19,7 +19,7 @@ from trainer.checkpoint.bucket import BucketPath, Location, location
 from trainer.config.doctor import DoctorConfig
 from trainer.distributed import Worker, on_main
 from trainer.errors import ShardFMError
-from trainer.inputs import EVAL_SPLITS, Dataset, Split, read_dataset
+from trainer.inputs import Dataset, read_dataset
 
 _GIB = 1 << 30
 _LITTLE_SPACE = 10 * _GIB
@@ -53,14 +53,13 @@ def check_checkpoints(config: DoctorConfig, worker: Worker) -> list[Finding]:
 def check_data(config: DoctorConfig, worker: Worker) -> list[Finding]:
     """Reads all footers on rank 0, compares the files of all hosts and reads a sample. All ranks must call this."""
     findings: list[Finding] = []
-    for split in ("train", *EVAL_SPLITS):
-        if getattr(config.data, split) is not None:
-            findings += _check_split(config, worker, split)
+    for split in ("train", *config.data.evaluation_sets):
+        findings += _check_split(config, worker, split)
     return findings
 
 
-def _check_split(config: DoctorConfig, worker: Worker, split: Split) -> list[Finding]:
-    name, opened = f"data.{split}", []
+def _check_split(config: DoctorConfig, worker: Worker, split: str) -> list[Finding]:
+    name, opened = config.data.key_of(split), []
     failure = _failure(lambda: opened.append(on_main(lambda: read_dataset(config.data, split))))
     if failure is not None:
         return _once(worker, name, failure)

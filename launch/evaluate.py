@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import cast
 
 from launch.cli import command
 from trainer.assembly import assemble
@@ -12,11 +11,11 @@ from trainer.checkpoint import state, storage
 from trainer.checkpoint.bucket import location
 from trainer.checkpoint.identity import check_identity, schema_identity
 from trainer.config import DataConfig, EvaluateConfig, TrainConfig, to_config
-from trainer.distributed import Worker, on_all, on_main, process_group, worker_from_environment
+from trainer.distributed import Worker, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
-from trainer.evaluation import Evaluation
-from trainer.inputs import Split, file_order, make_loader, open_dataset
+from trainer.evaluation import Evaluation, write_evaluation
+from trainer.evaluation_set import make_evaluation_set, open_evaluation_data
 from trainer.logging.console import set_up_logging
 from trainer.watchdog import Watchdog
 
@@ -27,14 +26,17 @@ def run(config: EvaluateConfig) -> None:
     set_up_logging(worker)
     with process_group(worker, timeout_s=config.distributed.timeout_s):
         with Watchdog(worker, config.distributed) as watchdog:
-            evaluation = evaluate_checkpoint(config, worker, watchdog)
+            evaluations = evaluate_checkpoint(config, worker, watchdog)
         if worker.is_main:
-            figures = evaluation.metrics.items()
-            print("\n".join(f"{evaluation.set} {name:<12} {value:.5f}" for name, value in figures), flush=True)
+            for evaluation in evaluations:
+                figures = evaluation.metrics.items()
+                print("\n".join(f"{evaluation.set} {name:<12} {value:.5f}" for name, value in figures), flush=True)
+                if config.out is not None:
+                    print(f"{evaluation.set} is in {write_evaluation(evaluation, config.out)}", flush=True)
 
 
-def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchdog) -> Evaluation:
-    """Loads a checkpoint on this world size and runs it over a split. All ranks must call this.
+def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchdog) -> list[Evaluation]:
+    """Loads a checkpoint on this world size and runs it over evaluation sets. All ranks must call this.
 
     Raises:
         ShardFMError: The checkpoint is damaged, or the data's schema is not the one it was trained with.
@@ -44,34 +46,46 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchd
     trained = to_config(manifest.config, TrainConfig, where=str(path))
     data = config.data or trained.data
     batch_size = config.eval_global_batch_size or trained.eval_global_batch_size
-    split = evaluated_split(config, data)
-    dataset = open_dataset(data, split)
+    metrics = config.metrics or trained.metrics
+    names = evaluated_sets(config, data)
+    datasets = {name: open_evaluation_data(name, data, metrics) for name in names}
+    schema = datasets[names[0]].schema
     check_identity(
         path,
         {"schema": manifest.identity["schema"]},
-        {"schema": schema_identity(dataset.schema)},
+        {"schema": schema_identity(schema)},
         remedy="Evaluate with the schema that the model was trained with.",
     )
-    order = file_order(dataset, data, global_batch_size=batch_size)
-    loader = on_all(lambda: make_loader(dataset, order, data, worker))
-    assembled = assemble(dataset.schema, dataclasses.replace(trained, device=config.device), worker, loader)
+    sets = [
+        make_evaluation_set(name, dataset, data, metrics, worker, global_batch_size=batch_size)
+        for name, dataset in datasets.items()
+    ]
+    assembled = assemble(schema, dataclasses.replace(trained, device=config.device), worker, sets[0].loader)
     state.restore_model(path, assembled.model)
-    with watchdog.doing(f"the evaluation of {split}"):
-        return evaluate(
-            assembled.model, loader, worker.device, watchdog, trained.metrics, name=split, step=manifest.step
-        )
+    evaluations = []
+    for rows in sets:
+        with watchdog.doing(f"the evaluation of {rows.name}"):
+            found = evaluate(assembled.model, rows, metrics, worker.device, watchdog, step=manifest.step)
+            evaluations.append(found)
+    return evaluations
 
 
-def evaluated_split(config: EvaluateConfig, data: DataConfig) -> Split:
-    """The split that is asked for, or the one that there is.
+def evaluated_sets(config: EvaluateConfig, data: DataConfig) -> list[str]:
+    """The evaluation set that is asked for, or all of them; by default what a final model is evaluated on.
 
     Raises:
-        ConfigError: The data has no such split.
+        ConfigError: The data has no such set.
     """
-    split = cast(Split, config.split or ("valid" if data.test is None else "test"))
-    if getattr(data, split) is None:
-        raise ConfigError(f"split is '{split}', but data.{split} is null; give data.{split}, or choose another split.")
-    return split
+    known = data.evaluation_sets
+    if config.split == "all":
+        return known
+    name = config.split or next((name for name in ("test", "valid") if name in known), known[0])
+    if name not in ("train", *known):
+        raise ConfigError(
+            f"split is '{name}', but {data.key_of(name)} is null; give {data.key_of(name)}, or choose another split: "
+            f"all, train, {', '.join(known)}."
+        )
+    return [name]
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from data.carried import CarriedColumn
 from data.damage import DamagePolicy
 from data.files import resolve_files
 from data.footer_cache import FooterCache
@@ -21,15 +23,12 @@ from data.storage import read_bytes
 from trainer.config import DataConfig
 from trainer.distributed import Worker, on_main
 
-Split = Literal["train", "valid", "test"]
-EVAL_SPLITS: tuple[Split, ...] = ("valid", "test")
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A split of a data set: checked, but not a row of it read.
+    """The training rows or an evaluation set: checked, but not a row of it read.
 
     Attributes:
         schema: What the columns mean.
@@ -40,26 +39,33 @@ class Dataset:
     index: DatasetIndex
 
 
-def open_dataset(config: DataConfig, split: Split) -> Dataset:
+def open_dataset(config: DataConfig, name: str, *, carried: Sequence[CarriedColumn] = ()) -> Dataset:
     """Reads the schema and all footers on rank 0 and gives them to all ranks. All ranks must call this.
+
+    Args:
+        config: Says where the files are.
+        name: ``train``, or the name of an evaluation set.
+        carried: Columns that batches are to bring along.
 
     Raises:
         DataError: No files, an impossible schema, or files that do not fit it.
         StorageError: Where the files lie cannot be reached.
     """
-    return on_main(lambda: read_dataset(config, split))
+    return on_main(lambda: read_dataset(config, name, carried=carried))
 
 
-def read_dataset(config: DataConfig, split: Split) -> Dataset:
+def read_dataset(config: DataConfig, name: str, *, carried: Sequence[CarriedColumn] = ()) -> Dataset:
     """Reads the schema and all footers in this process, for itself; raises as :func:`open_dataset` does."""
     started = time.monotonic()
     retry = Retry(attempts=config.retries, total_s=config.retry_for_s)
     schema = load_schema(config.schema, read=lambda path: read_bytes(path, config.storage_options, retry))
-    files = resolve_files(getattr(config, split), key=f"data.{split}", options=config.storage_options, retry=retry)
-    logger.info("data.%s: reading the footers of %d files", split, len(files))
-    cache = FooterCache(Path(config.index_cache, f"{split}.arrow")) if config.index_cache else None
+    schema = dataclasses.replace(schema, carried=tuple(carried))
+    key = config.key_of(name)
+    files = resolve_files(config.files_of(name), key=key, options=config.storage_options, retry=retry)
+    logger.info("%s: reading the footers of %d files", key, len(files))
+    cache = FooterCache(Path(config.index_cache, f"{name}.arrow")) if config.index_cache else None
     index = build_index(files, schema, policy=damage_policy(config), cache=cache)
-    logger.info("data.%s: %s rows, indexed in %.1f s", split, f"{index.num_rows:,}", time.monotonic() - started)
+    logger.info("%s: %s rows, indexed in %.1f s", key, f"{index.num_rows:,}", time.monotonic() - started)
     return Dataset(schema, index)
 
 

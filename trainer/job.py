@@ -17,7 +17,8 @@ from trainer.checkpoint.warm_start import warm_start
 from trainer.config import TrainConfig
 from trainer.distributed import Worker, on_all
 from trainer.errors import ConfigError, DataError
-from trainer.inputs import EVAL_SPLITS, Dataset, Split, file_order, make_loader, open_dataset, training_order
+from trainer.evaluation_set import EvaluationSet, make_evaluation_set, open_evaluation_data
+from trainer.inputs import Dataset, make_loader, open_dataset, training_order
 from trainer.logging.summary import DatasetSummary, RunSummary, features_of
 from trainer.metric.training import TrainingMetrics
 from trainer.monitor import Monitor
@@ -33,7 +34,7 @@ class Job:
     config: TrainConfig
     worker: Worker
     train_loader: BatchLoader
-    eval_loaders: dict[Split, BatchLoader]
+    eval_sets: dict[str, EvaluationSet]
     assembled: Assembled
     optimizers: Optimizers
     metrics: TrainingMetrics
@@ -48,14 +49,19 @@ class Job:
         return self.resume.manifest.step if self.resume else 0
 
     @property
-    def watched_split(self) -> Split:
-        """What is evaluated during training."""
-        return "valid" if "valid" in self.eval_loaders else "test"
+    def watched_set(self) -> str:
+        """The evaluation set that the monitor follows."""
+        return self.config.monitor.set or next(iter(self.eval_sets))
 
     @property
-    def final_split(self) -> Split:
+    def sets_during_training(self) -> list[str]:
+        """The evaluation sets that are evaluated during training: all but test, if there is another to watch."""
+        return [name for name in self.eval_sets if name != "test" or self.watched_set == "test"]
+
+    @property
+    def final_set(self) -> str:
         """What the final model is evaluated on."""
-        return "test" if "test" in self.eval_loaders else "valid"
+        return next(name for name in ("test", "valid", self.watched_set) if name in self.eval_sets)
 
     @property
     def headline(self) -> str:
@@ -71,7 +77,7 @@ class Job:
 
     def summary(self) -> RunSummary:
         """What is going to be trained, on what and with what."""
-        loaders = {"train": self.train_loader, **self.eval_loaders}
+        loaders = {"train": self.train_loader, **{name: rows.loader for name, rows in self.eval_sets.items()}}
         return RunSummary(
             name=self.config.name,
             headline=self.headline,
@@ -95,14 +101,13 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     check_hosts_alike(config)
     _check_workers(config, worker)
     train_set = open_dataset(config.data, "train")
-    eval_splits: list[Split] = [split for split in EVAL_SPLITS if getattr(config.data, split) is not None]
-    eval_sets = {split: open_dataset(config.data, split) for split in eval_splits}
+    eval_data = {name: open_evaluation_data(name, config.data, config.metrics) for name in config.data.evaluation_sets}
     check_same_files(train_set, worker, key="data.train")
-    for split, eval_set in eval_sets.items():
-        check_same_files(eval_set, worker, key=f"data.{split}")
+    for name, dataset in eval_data.items():
+        check_same_files(dataset, worker, key=config.data.key_of(name))
     order = training_order(train_set, config.data, global_batch_size=config.global_batch_size, seed=config.seed)
     train_loader = on_all(lambda: make_loader(train_set, order, config.data, worker))
-    eval_loaders = {split: _eval_loader(eval_set, config, worker) for split, eval_set in eval_sets.items()}
+    eval_sets = {name: _evaluation_set(name, dataset, config, worker) for name, dataset in eval_data.items()}
     schedule_steps = config.epochs * order.steps_per_epoch
     total_steps = min(schedule_steps, config.max_steps or schedule_steps)
 
@@ -126,7 +131,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
         config=config,
         worker=worker,
         train_loader=train_loader,
-        eval_loaders=eval_loaders,
+        eval_sets=eval_sets,
         assembled=assembled,
         optimizers=optimizers,
         metrics=metrics,
@@ -137,9 +142,9 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     )
 
 
-def _eval_loader(dataset: Dataset, config: TrainConfig, worker: Worker) -> BatchLoader:
-    order = file_order(dataset, config.data, global_batch_size=config.eval_global_batch_size)
-    return on_all(lambda: make_loader(dataset, order, config.data, worker))
+def _evaluation_set(name: str, dataset: Dataset, config: TrainConfig, worker: Worker) -> EvaluationSet:
+    batch_size = config.eval_global_batch_size
+    return make_evaluation_set(name, dataset, config.data, config.metrics, worker, global_batch_size=batch_size)
 
 
 def _check_workers(config: TrainConfig, worker: Worker) -> None:

@@ -17,7 +17,6 @@ from trainer.data_quality import feature_counts, total_skipped_rows
 from trainer.distributed import Worker
 from trainer.evaluate import evaluate
 from trainer.evaluation import Evaluation
-from trainer.inputs import Split
 from trainer.job import Job, build
 from trainer.logging.histograms import dense_gradients, embedding_norms
 from trainer.logging.journal import Journal, tensorboard_dir
@@ -59,7 +58,7 @@ def train(config: TrainConfig, worker: Worker) -> Result:
         profiler = Profiler(config.profiler, Path(config.run_dir, "profile"), worker, first_step=job.start_step + 1)
         with batches, journal, job.checkpoints, PreemptionGuard(timeout_s=config.distributed.timeout_s) as preemption:
             if worker.is_main:
-                journal.open(job.summary(), list(job.eval_loaders))
+                journal.open(job.summary(), list(job.eval_sets))
             with watchdog.notes_failure(), profiler.running():
                 result = _Run(job, batches, journal, profiler, preemption, watchdog).to_the_end()
     if worker.is_main:
@@ -102,7 +101,7 @@ class _Run:
         self._non_finite = NonFinitePolicy(job.config, job.train_loader, num_skipped=num_skipped)
         self._checkpoint = job.resume.path if job.resume else None
         self._done = self._saved_step = job.start_step
-        self._newest: Evaluation | None = None
+        self._newest: dict[str, Evaluation] = {}
 
     def to_the_end(self) -> Result:
         """Trains until the epochs are over or the monitor has seen enough. All ranks must call this."""
@@ -205,18 +204,20 @@ class _Run:
             self._job.checkpoints.wait()
 
     def _evaluate(self) -> None:
-        split = self._job.watched_split
+        job = self._job
         with self._clock.during(Stage.EVALUATION, whole=True):
-            self._newest = self._evaluation_of(split, self._done)
-            self._job.monitor.see(self._done, self._newest.metrics)
-            self._journal.evaluated(self._newest)
+            for name in job.sets_during_training:
+                self._newest[name] = self._evaluation_of(name)
+                self._journal.evaluated(self._newest[name])
+            job.monitor.see(self._done, self._newest[job.watched_set].metrics)
         self._journal.pause()
 
-    def _evaluation_of(self, split: Split, step: int) -> Evaluation:
-        loader, device = self._job.eval_loaders[split], self._job.worker.device
-        with self._watchdog.doing(f"the evaluation of {split}"), self._pipeline.detached() as plain:
-            self._job.assembled.replicas.average()
-            return evaluate(plain, loader, device, self._watchdog, self._job.config.metrics, name=split, step=step)
+    def _evaluation_of(self, name: str) -> Evaluation:
+        job = self._job
+        with self._watchdog.doing(f"the evaluation of {name}"), self._pipeline.detached() as plain:
+            job.assembled.replicas.average()
+            rows, config, device = job.eval_sets[name], job.config.metrics, job.worker.device
+            return evaluate(plain, rows, config, device, self._watchdog, step=self._done)
 
     def _report(self) -> None:
         """Writes the figures since the last report."""
@@ -247,16 +248,16 @@ class _Run:
     def _result(self) -> Result:
         job, monitor = self._job, self._job.monitor
         self._await_commit()
-        split, evaluation = job.final_split, self._newest
         use_best = job.config.monitor.use_best and monitor.best_step not in (None, self._done)
         if use_best:
             self._take_best()
-        if evaluation is None or use_best or split != job.watched_split:
-            evaluation = self._evaluation_of(split, self._done)
+        evaluation = None if use_best else self._newest.get(job.final_set)
+        if evaluation is None:
+            evaluation = self._evaluation_of(job.final_set)
             self._journal.evaluated(evaluation)
         self._journal.ended(evaluation, self._done)
         return Result(
-            split=split,
+            split=evaluation.set,
             metrics=evaluation.metrics,
             steps=self._done,
             best_step=monitor.best_step,

@@ -13,8 +13,8 @@ class Result:
     """How a run ended.
 
     Attributes:
-        split: What the final model was evaluated on.
-        metrics: Of that split, by name.
+        split: The evaluation set that the final model was evaluated on.
+        metrics: Of that set, by name.
         steps: Completed in all, by this and earlier processes.
         best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``.
         resumed_at: The step that this process continued from, None if it started the run.

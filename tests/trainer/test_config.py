@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from launch.evaluate import evaluated_sets
 from trainer.config import EvaluateConfig, TrainConfig, to_config
 from trainer.errors import ConfigError
 
@@ -165,5 +166,6 @@ def test_evaluation_needs_a_checkpoint() -> None:
 
 
 def test_evaluation_refuses_an_unknown_split() -> None:
-    with pytest.raises(ConfigError, match="split is 'validation', which is unknown"):
-        to_config({"checkpoint_path": "x", "split": "validation"}, EvaluateConfig)
+    config = to_config({"checkpoint_path": "x", "split": "validation"}, EvaluateConfig)
+    with pytest.raises(ConfigError, match=r"split is 'validation', but .* choose another split: all, train, test\."):
+        evaluated_sets(config, composed().data)

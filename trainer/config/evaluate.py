@@ -7,24 +7,29 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from trainer.config.data import DataConfig
+from trainer.config.metrics import MetricsConfig
 from trainer.config.rules import at_least, one_of
 from trainer.config.train import DEVICES, DistributedConfig
 
 
 @dataclass
 class EvaluateConfig:
-    """A stand-alone evaluation; ``data`` is None to take the data set of the checkpoint's own run."""
+    """A stand-alone evaluation.
+
+    ``data`` and ``metrics`` are None to take those of the checkpoint's own run. ``split`` is an evaluation set,
+    ``train`` or ``all``. With ``out``, what is found is written below that folder, as a run does below its own.
+    """
 
     checkpoint_path: str = MISSING
     data: DataConfig | None = None
+    metrics: MetricsConfig | None = None
     split: str | None = None
+    out: str | None = None
     device: str = "auto"
     eval_global_batch_size: int | None = None
     distributed: DistributedConfig = field(default_factory=DistributedConfig)
 
     def __post_init__(self) -> None:
         one_of(DEVICES, self.device, "device")
-        if self.split is not None:
-            one_of(("train", "valid", "test"), self.split, "split")
         if self.eval_global_batch_size is not None:
             at_least(1, self.eval_global_batch_size, "eval_global_batch_size")

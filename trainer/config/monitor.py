@@ -7,19 +7,22 @@ from dataclasses import dataclass
 
 from trainer.config.rules import at_least, check, one_of
 
-MONITORED = {"auc": True, "pr_auc": True, "logloss": False, "ne": False, "mse": False}
+MONITORED = {"auc": True, "gauc": True, "pr_auc": True, "logloss": False, "ne": False, "mse": False}
 """Metrics that say how good a model is, and whether larger is better."""
 
 
 @dataclass
 class MonitorConfig:
-    """The metric of the validation rows that is followed, and what happens where it does not improve.
+    """The metric of an evaluation set that is followed, and what happens where it does not improve.
+
+    The set is the one named by ``set``, or ``data.valid``, or else ``data.test``.
 
     ``patience`` counts evaluations without improvement (by more than ``min_delta``), after which the run
     ends; each of them multiplies all learning rates by ``lr_factor``. With ``use_best``, every evaluated
     step is saved, the best one kept, and the run ends with its model instead of the last.
     """
 
+    set: str | None = None
     metric: str = "auc"
     min_delta: float = 0.0
     patience: int | None = None

@@ -84,5 +84,9 @@ class TrainConfig:
             every = self.sharding.average_every_steps
             rule = f"a multiple of sharding.average_every_steps ({every})"
             check(self.max_steps % every == 0, "max_steps", self.max_steps, rule)
+        if self.monitor.set is not None:
+            one_of(tuple(self.data.evaluation_sets), self.monitor.set, "monitor.set")
+        has_groups = self.monitor.metric != "gauc" or self.metrics.gauc_column is not None
+        check(has_groups, "monitor.metric", self.monitor.metric, "another one, unless metrics.gauc_column is given")
         for key in ("global_batch_size", "eval_global_batch_size"):
             multiple_of_lanes(getattr(self, key), self.data.lanes, key)

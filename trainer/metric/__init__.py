@@ -14,7 +14,7 @@ from trainer.metric.base import Metric, Totals
 from trainer.metric.ranking import Ranking
 from trainer.metric.samples import Samples, Term
 from trainer.metric.score_sketch import CAPACITY, ScoreSketch
-from trainer.metric.tally import Tally
+from trainer.metric.tally import Tally, merge_over_ranks
 
 CHUNK_ROWS = 1 << 17
 """Samples that are kept as they are before they are counted, in one go: what that costs hardly depends on them."""
@@ -70,11 +70,12 @@ class MetricSet:
     Args:
         device: Where predictions are.
         config: Of the metrics.
+        capacity: Places for scores; see :class:`ScoreSketch`.
     """
 
-    def __init__(self, device: torch.device, config: MetricsConfig) -> None:
+    def __init__(self, device: torch.device, config: MetricsConfig, *, capacity: int = CAPACITY) -> None:
         self.figures = Figures(config)
-        self._empty = Tally.empty(len(self.figures.terms), CAPACITY, device)
+        self._empty = Tally.empty(len(self.figures.terms), capacity, device)
         self._tally = self._empty
         self._waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
         self._num_waiting = 0
@@ -95,7 +96,8 @@ class MetricSet:
     def over_ranks(self) -> Tally:
         """What is known of the samples of all ranks, on the CPU. All ranks must call this."""
         self._count_waiting()
-        return self._tally.over_ranks()
+        (tally,) = merge_over_ranks([self._tally])
+        return tally
 
     def over_no_samples(self) -> Tally:
         """A tally of no samples, on the CPU."""

@@ -36,15 +36,18 @@ class ScoreSketch:
     Own code, because the implementations at hand keep every prediction, or have fixed bins over the
     probability, where click rates crowd into the lowest ones.
 
-    Every operation has fixed shapes and waits for no device.
+    On a device every operation has fixed shapes and waits for nothing; on the CPU only places in use are kept.
 
     Attributes:
-        highest: Highest key of each place, rising, int32 [capacity + 1]; unused places at the end.
-        lowest: Lowest key of each place, int32 [capacity + 1].
-        sums: Weights of the negatives and of the positives, and both again with signs, float64 [capacity + 1, 4].
+        capacity: Places that may be in use.
+        highest: Highest key of each place, rising, int32 [P]; P is at most capacity + 1, at least one of them unused,
+            at the end.
+        lowest: Lowest key of each place, int32 [P].
+        sums: Weights of the negatives and of the positives, and both again with signs, float64 [P, 4].
         shared_bits: The number of the last bits, int64 [].
     """
 
+    capacity: int
     highest: torch.Tensor
     lowest: torch.Tensor
     sums: torch.Tensor
@@ -53,11 +56,12 @@ class ScoreSketch:
     @staticmethod
     def empty(capacity: int, device: torch.device) -> ScoreSketch:
         """Of no samples."""
-        unused = torch.full((capacity + 1,), _UNUSED, dtype=torch.int32, device=device)
+        unused = torch.full((1,), _UNUSED, dtype=torch.int32, device=device)
         return ScoreSketch(
+            capacity=capacity,
             highest=unused,
             lowest=unused,
-            sums=torch.zeros(capacity + 1, 4, dtype=torch.float64, device=device),
+            sums=torch.zeros(1, 4, dtype=torch.float64, device=device),
             shared_bits=torch.zeros((), dtype=torch.int64, device=device),
         )
 
@@ -98,16 +102,17 @@ class ScoreSketch:
         self, highest: torch.Tensor, lowest: torch.Tensor, sums: torch.Tensor, shared_bits: torch.Tensor
     ) -> ScoreSketch:
         """With further places [m]; at least ``shared_bits`` bits are shared."""
-        capacity = len(self.highest) - 1
         ordered, order = torch.cat([self.highest, highest]).sort()
         # Unused keys end the order, whatever else there is, and share a place of their own.
         differing = torch.bitwise_xor(ordered[1:], ordered[:-1])
-        shared_bits = torch.maximum(shared_bits, _bits_to_share(differing, capacity))
+        shared_bits = torch.maximum(shared_bits, _bits_to_share(differing, self.capacity))
         places = torch.zeros_like(order)
         torch.cumsum(differing >> shared_bits != 0, 0, out=places[1:])
-        merged = torch.zeros_like(self.sums).index_add_(0, places, torch.cat([self.sums, sums])[order])
-        unused = torch.full_like(self.highest, _UNUSED)
+        num_places = int(places[-1]) + 1 if ordered.device.type == "cpu" else self.capacity + 1
+        merged = self.sums.new_zeros(num_places, 4).index_add_(0, places, torch.cat([self.sums, sums])[order])
+        unused = self.highest.new_full((num_places,), _UNUSED)
         return ScoreSketch(
+            capacity=self.capacity,
             highest=unused.scatter_reduce(0, places, ordered, "amax", include_self=False),
             lowest=unused.scatter_reduce(0, places, torch.cat([self.lowest, lowest])[order], "amin"),
             sums=merged,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -42,49 +42,72 @@ class Tally:
 
     def to(self, device: torch.device) -> Tally:
         """A copy on the device, or this one."""
-        scores = ScoreSketch(**{name: values.to(device) for name, values in vars(self.scores).items()})
-        return Tally(self.sums.to(device), scores)
+        kept = self.scores
+        parts = (values.to(device) for values in (kept.highest, kept.lowest, kept.sums, kept.shared_bits))
+        return Tally(self.sums.to(device), ScoreSketch(kept.capacity, *parts))
 
     def vector(self) -> torch.Tensor:
-        """All of it as float64 [terms + 1 + 6 * (capacity + 1)], without loss."""
-        parts = [self.sums, self.scores.shared_bits, self.scores.highest, self.scores.lowest, self.scores.sums]
-        return torch.cat([part.double().reshape(-1) for part in parts])
+        """All of it, on the CPU, without loss: float64 of at most :attr:`largest_vector` elements."""
+        kept = self.scores
+        size = torch.tensor([len(kept.highest)])
+        parts = (self.sums, kept.shared_bits, size, kept.highest, kept.lowest, kept.sums)
+        return torch.cat([part.double().cpu().reshape(-1) for part in parts])
 
-    def from_vector(self, vector: torch.Tensor) -> Tally:
-        """What :meth:`vector` gave, of a tally of the size of this one."""
-        places = len(self.scores.highest)
-        sums, bits, highest, lowest, weights = vector.split([len(self.sums), 1, places, places, 4 * places])
-        scores = ScoreSketch(highest.int(), lowest.int(), weights.clone().view(places, 4), bits.long().squeeze(0))
-        return Tally(sums.clone(), scores)
+    @property
+    def largest_vector(self) -> int:
+        """Elements of :meth:`vector` when all places are in use."""
+        return len(self.sums) + 2 + 6 * (self.scores.capacity + 1)
 
-    def over_ranks(self) -> Tally:
-        """Of the samples of all ranks, on the CPU. All ranks must call this."""
-        here = self.to(torch.device("cpu"))
-        merged = merge_over_ranks(here.vector(), lambda a, b: here.from_vector(a).merged(here.from_vector(b)).vector())
-        return here.from_vector(merged)
+    def taken_from(self, vector: torch.Tensor) -> tuple[Tally, torch.Tensor]:
+        """A tally like this one from the beginning of ``vector``, as :meth:`vector` gave it, and the rest."""
+        num_terms = len(self.sums)
+        places = int(vector[num_terms + 1])
+        parts = vector.split([num_terms, 1, 1, places, places, 4 * places, len(vector) - num_terms - 2 - 6 * places])
+        sums, bits, _, highest, lowest, weights, rest = parts
+        keys = (highest.int(), lowest.int())
+        scores = ScoreSketch(self.scores.capacity, *keys, weights.clone().view(places, 4), bits.long().squeeze(0))
+        return Tally(sums.clone(), scores), rest
 
 
-def merge_over_ranks(value: torch.Tensor, merge: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]) -> torch.Tensor:
-    """Merges the ranks' tensors in pairs, then pairs of pairs, and so on. All ranks must call this.
+def merge_over_ranks(tallies: Sequence[Tally]) -> list[Tally]:
+    """Tallies of the samples of all ranks, on the CPU. All ranks must call this, with as many alike.
 
-    No rank holds more than two of them, and it takes log2(ranks) rounds.
-
-    Args:
-        value: Of this rank, on the CPU, of the same shape on every rank.
-        merge: Of two values, of the same shape again.
-
-    Returns:
-        The same on every rank.
+    The ranks merge theirs in pairs, then pairs of pairs, and so on: no rank holds more than two of them, and
+    it takes log2(ranks) rounds.
     """
+    merged = [tally.to(torch.device("cpu")) for tally in tallies]
     rank, world_size = dist.get_rank(), dist.get_world_size()
     distance = 1
     while distance < world_size and rank % distance == 0:
         if rank % (2 * distance):
-            dist.send(value, rank - distance)
+            packed = _packed(merged)
+            dist.send(torch.tensor([len(packed)]), rank - distance)
+            dist.send(packed, rank - distance)
         elif rank + distance < world_size:
-            other = torch.empty_like(value)
-            dist.recv(other, rank + distance)
-            value = merge(value, other)
+            length = torch.zeros(1, dtype=torch.int64)
+            dist.recv(length, rank + distance)
+            packed = torch.empty(int(length), dtype=torch.float64)
+            dist.recv(packed, rank + distance)
+            merged = [ours.merged(theirs) for ours, theirs in zip(merged, _unpacked(packed, merged), strict=True)]
         distance *= 2
-    dist.broadcast(value, 0)
-    return value
+    if world_size == 1:
+        return merged
+    packed = _packed(merged)
+    length = torch.tensor([len(packed)])
+    dist.broadcast(length, 0)
+    if rank:
+        packed = torch.empty(int(length), dtype=torch.float64)
+    dist.broadcast(packed, 0)
+    return _unpacked(packed, merged)
+
+
+def _packed(tallies: Sequence[Tally]) -> torch.Tensor:
+    return torch.cat([tally.vector() for tally in tallies])
+
+
+def _unpacked(packed: torch.Tensor, like: Sequence[Tally]) -> list[Tally]:
+    tallies = []
+    for one in like:
+        tally, packed = one.taken_from(packed)
+        tallies.append(tally)
+    return tallies

@@ -9,6 +9,9 @@ from trainer.config.metrics import MetricsConfig
 from trainer.metric import MetricSet
 from trainer.metric.tally import Tally
 
+TRAINING_CAPACITY = 1 << 15
+"""Places for scores: half of what evaluations have, since all of it is in every checkpoint (3 MiB)."""
+
 _SLOTS = 32
 """Of the moving window: it moves by so many parts of its length."""
 
@@ -24,7 +27,7 @@ class TrainingMetrics:
     """
 
     def __init__(self, device: torch.device, config: MetricsConfig) -> None:
-        self._recent = MetricSet(device, config)
+        self._recent = MetricSet(device, config, capacity=TRAINING_CAPACITY)
         self._window_steps = config.window_steps
         self._figures = self._recent.figures
         self._lifetime = self._nothing = self._recent.over_no_samples()
@@ -62,21 +65,22 @@ class TrainingMetrics:
         """All that is known, over all ranks, float64 [state_size]. All ranks must call this."""
         recent = self._recent.over_ranks()
         steps = torch.tensor([float(self._num_recent_steps)], dtype=torch.float64)
-        return torch.cat([recent.vector(), self._lifetime.vector(), self._slots.reshape(-1), steps])
+        known = torch.cat([steps, self._slots.reshape(-1), recent.vector(), self._lifetime.vector()])
+        return torch.cat([known, known.new_zeros(self.state_size - len(known))])
 
     @property
     def state_size(self) -> int:
         """Of :meth:`state`, which depends on nothing in the config."""
-        return 2 * len(self._nothing.vector()) + self._slots.numel() + 1
+        return 1 + self._slots.numel() + 2 * self._nothing.largest_vector
 
     def restore(self, state: torch.Tensor) -> None:
         """Continues from a saved state, whose newest samples rank 0 takes as its own. All ranks must call this."""
-        size = len(self._nothing.vector())
-        recent, lifetime, slots, steps = state.split([size, size, self._slots.numel(), 1])
-        self._recent.restore(self._nothing.from_vector(recent) if dist.get_rank() == 0 else None)
-        self._lifetime = self._nothing.from_vector(lifetime)
+        self._num_recent_steps = int(state[0])
+        slots, tallies = state[1:].split([self._slots.numel(), 2 * self._nothing.largest_vector])
         self._slots = slots.clone().view_as(self._slots)
-        self._num_recent_steps = int(steps)
+        recent, tallies = self._nothing.taken_from(tallies)
+        self._lifetime, _ = self._nothing.taken_from(tallies)
+        self._recent.restore(recent if dist.get_rank() == 0 else None)
 
     def _fill_slots(self, recent: Tally) -> None:
         if self._window_steps is not None and self._slots[0, -1] >= self._window_steps / _SLOTS:
