@@ -10,7 +10,7 @@ from torchrec.distributed.types import ShardingPlan
 from data.list_lengths import mean_list_lengths
 from data.loader import BatchLoader
 from data.schema import Schema
-from trainer.cluster import cluster_of_group, detected_cluster
+from trainer.cluster import cluster_of_group, cluster_of_hosts, hosts_of_job
 from trainer.config import TrainConfig
 from trainer.dense_cost import dense_cost
 from trainer.distributed import Worker, on_main
@@ -21,8 +21,8 @@ from trainer.model.precision import set_matmul_precision
 from trainer.model.step_context import StepContext
 from trainer.planned_tables import PlannedTable, planned_tables
 from trainer.sharding import plan_sharding, shard
-from trainer.sharding_rules import check_sharding, values_of_rows
-from trainer.table_groups import table_groups
+from trainer.sharding_rules import check_hosts, check_sharding, values_of_rows
+from trainer.table_groups import RankPlaces, table_groups
 from trainer.table_optimizer import Settings, check_table_optimizers, fuse_optimizers, row_bytes, table_settings
 from trainer.table_replicas import TableReplicas
 
@@ -95,9 +95,9 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         num_parts=config.optimizer.accumulate_steps,
     )
 
-    groups = table_groups(
-        config.sharding, world_size=worker.world_size, ranks_per_node=min(worker.local_world_size, worker.world_size)
-    )
+    hosts = hosts_of_job(worker)
+    check_hosts(config.sharding, hosts.sizes, alike=hosts.alike)
+    groups = table_groups(config.sharding, world_size=worker.world_size, ranks_per_node=hosts.ranks_per_node)
 
     def make_plan() -> tuple[ShardingPlan, dict[str, float]]:
         lengths = mean_list_lengths(loader.index.row_groups, schema)
@@ -105,7 +105,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
             model,
             config.sharding,
             schema,
-            cluster_of_group(detected_cluster(worker), groups),
+            cluster_of_group(cluster_of_hosts(hosts, worker.device.type), groups),
             batch_size=batch_size,
             fixed_bytes=dense.total_bytes,
             row_bytes=row_bytes(layout.width, settings, config.precision),
@@ -113,9 +113,10 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
         )
         return plan.sharding, values_of_rows(config.sharding, schema, lengths)
 
-    # On rank 0 alone: hosts may differ by what they detect, but the plan must be one.
+    # On rank 0 alone: it reads data, and may find no plan; either way all ranks are told.
     plan, values = on_main(make_plan)
-    sharded = shard(model, plan, config.sharding, worker, groups, timeout_s=config.distributed.timeout_s)
+    place = RankPlaces(groups, hosts.local_ranks)
+    sharded = shard(model, plan, config.sharding, worker, place, timeout_s=config.distributed.timeout_s)
     initialize_tables(
         sharded.state_dict(),
         schema,

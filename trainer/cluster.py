@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torchrec.distributed.planner import Topology
 
 from trainer.config import ClusterConfig, ShardingConfig
-from trainer.distributed import Worker
+from trainer.distributed import Worker, gather
 from trainer.table_groups import TableGroups
 
 _GIB = 1 << 30
@@ -18,21 +19,63 @@ _GB_PER_S = 1e9 / 1000
 """TorchRec counts in bytes a millisecond."""
 
 
-def detected_cluster(worker: Worker) -> ClusterConfig:
-    """The cluster of a running job, taken to be made of hosts like this one.
+@dataclass(frozen=True)
+class Hosts:
+    """The hosts of a running job, as all its ranks see them.
 
-    Memory is what the GPU and the host have, or what the container may use; bandwidths are TorchRec's
-    defaults, unless the config knows better (see :func:`topology`).
+    Attributes:
+        local_ranks: Of every rank, its number within its host.
+        sizes: Of every rank, the ranks of its host.
+        hbm_gib: Memory of the smallest GPU; 0 without GPUs.
+        rank_ddr_gib: Main memory for a rank, where it is least.
     """
-    on_gpu = worker.device.type == "cuda"
-    hbm_gib = torch.cuda.get_device_properties(worker.device).total_memory / _GIB if on_gpu else 0.0
+
+    local_ranks: tuple[int, ...]
+    sizes: tuple[int, ...]
+    hbm_gib: float
+    rank_ddr_gib: float
+
+    @property
+    def alike(self) -> bool:
+        """Whether all hosts have as many ranks, numbered host by host."""
+        size = self.sizes[0]
+        return set(self.sizes) == {size} and all(local == rank % size for rank, local in enumerate(self.local_ranks))
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Of each host; where they are not alike, each rank counts as a host of its own."""
+        return self.sizes[0] if self.alike else 1
+
+
+def hosts_of_job(worker: Worker) -> Hosts:
+    """Finds the hosts. All ranks must call this.
+
+    Memory is what the GPUs and the hosts have, or what their containers may use.
+    """
+    found = gather((worker.local_rank, worker.local_world_size, *_memory_here(worker)))
+    local_ranks, sizes, hbm, ddr = zip(*found, strict=True)
+    return Hosts(local_ranks, sizes, min(hbm), min(ddr))
+
+
+def detected_cluster(worker: Worker) -> ClusterConfig:
+    """The cluster of a running job, as if all its hosts were like this one; see :func:`cluster_of_hosts`."""
+    size, count = worker.local_world_size, worker.world_size
+    hosts = Hosts(tuple(rank % size for rank in range(count)), (size,) * count, *_memory_here(worker))
+    return cluster_of_hosts(hosts, worker.device.type)
+
+
+def cluster_of_hosts(hosts: Hosts, device_type: str) -> ClusterConfig:
+    """The hosts of a running job as a cluster to plan for, all like the smallest.
+
+    Bandwidths are TorchRec's defaults, unless the config knows better (see :func:`topology`).
+    """
     return ClusterConfig(
         name="detected",
-        device=worker.device.type,
-        nodes=max(1, worker.world_size // worker.local_world_size),
-        ranks_per_node=min(worker.local_world_size, worker.world_size),
-        hbm_gib=hbm_gib,
-        ddr_gib=_host_memory() / _GIB,
+        device=device_type,
+        nodes=len(hosts.sizes) // hosts.ranks_per_node,
+        ranks_per_node=hosts.ranks_per_node,
+        hbm_gib=hosts.hbm_gib,
+        ddr_gib=hosts.rank_ddr_gib * hosts.ranks_per_node,
     )
 
 
@@ -79,6 +122,13 @@ def topology(cluster: ClusterConfig, config: ShardingConfig) -> Topology:
         )
     finally:
         noisy.setLevel(level)
+
+
+def _memory_here(worker: Worker) -> tuple[float, float]:
+    """GiB of this worker's GPU, and of main memory for a worker of this host."""
+    on_gpu = worker.device.type == "cuda"
+    hbm_gib = torch.cuda.get_device_properties(worker.device).total_memory / _GIB if on_gpu else 0.0
+    return hbm_gib, _host_memory() / _GIB / worker.local_world_size
 
 
 def _host_memory() -> int:

@@ -27,7 +27,7 @@ from trainer.distributed import Worker
 from trainer.errors import ConfigError
 from trainer.gradient_buckets import fix_gradient_buckets
 from trainer.sharding_rules import constraints
-from trainer.table_groups import TableGroups, plan_of_group, sharding_environment
+from trainer.table_groups import RankPlaces, sharding_environment
 
 _GIB = 1 << 30
 _SUMMED_OVER_RANKS = {"row_wise", "table_row_wise", "grid_shard"}
@@ -189,7 +189,7 @@ def shard(
     plan: ShardingPlan,
     config: ShardingConfig,
     worker: Worker,
-    groups: TableGroups,
+    places: RankPlaces,
     *,
     timeout_s: float,
 ) -> DistributedModelParallel:
@@ -202,14 +202,14 @@ def shard(
         plan: Of one group, its ranks counted from 0.
         config: The plan was made by it.
         worker: This process.
-        groups: Of the job.
+        places: Of all ranks: their groups and hosts.
         timeout_s: Seconds that a collective of a group may take.
     """
     sharded = DistributedModelParallel(
         model,
-        env=sharding_environment(groups, worker, timeout_s=timeout_s),
+        env=sharding_environment(places.groups, worker, timeout_s=timeout_s),
         device=worker.device,
-        plan=plan_of_group(plan, groups, worker),
+        plan=places.plan_of(plan, worker),
         sharders=_sharders(config, worker.device.type),
     )
     fix_gradient_buckets(sharded)

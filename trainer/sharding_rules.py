@@ -19,8 +19,8 @@ _CPU_KERNELS = {"fused"}
 _COMMS = {"cpu": {"fp16"}, "cuda": {"fp16", "bf16", "fp8"}}
 _SUMMED_OVER_RANKS = {"row_wise", "table_row_wise", "grid_shard"}
 _CUTS_COLUMNS = {"column_wise", "table_column_wise", "grid_shard"}
+_BY_HOST = {"table_row_wise", "grid_shard", "table_column_wise"}
 _A_SHARD_FOR_EACH_RANK = {"row_wise", "data_parallel"}
-_A_SHARD_FOR_EACH_RANK_OF_A_HOST = {"table_row_wise", "grid_shard", "table_column_wise"}
 
 _MAX_SHARDS = 20_000
 """Beyond, TorchRec's planner takes minutes: its time goes with the shards of all options of all tables."""
@@ -37,6 +37,29 @@ def check_sharding(config: ShardingConfig, schema: Schema, device_type: str) -> 
     _check_caches(config)
     _check_groups(config)
     _check_rules(config, [table.name for table in schema.tables()])
+
+
+def check_hosts(config: ShardingConfig, sizes: Sequence[int], *, alike: bool) -> None:
+    """Refuses what needs hosts that are all alike, where they are not.
+
+    Args:
+        config: Types and groups.
+        sizes: Of every rank, the ranks of its host.
+        alike: Whether all hosts have as many ranks, numbered host by host.
+
+    Raises:
+        ConfigError: The message names the types, and what the hosts have.
+    """
+    types = {*config.types, *(name for rule in config.tables for name in rule.types or [])}
+    by_host = sorted(types & _BY_HOST)
+    if alike or (not by_host and config.group_size is None):
+        return
+    what = f"sharding.types: {', '.join(by_host)}" if by_host else f"sharding.group_size={config.group_size}"
+    raise ConfigError(
+        f"{what} goes by hosts, which must all have as many ranks, numbered host by host, but the ranks of this job "
+        f"are on hosts of {', '.join(map(str, sizes))}; use the same --nproc_per_node on all hosts, or "
+        "table_wise, row_wise, column_wise and data_parallel without groups."
+    )
 
 
 def _check_kernels(config: ShardingConfig, device_type: str) -> None:
@@ -173,7 +196,7 @@ def _setting(config: ShardingConfig, table: str, key: str, default: Any) -> Any:
 def _affordable(types: Sequence[str], table_bytes: int, cluster: ClusterConfig, rank_bytes: int) -> list[str]:
     """The types of few shards, for a table that they can hold: in a plan of many tables over many ranks."""
     few = [name for name in types if name not in _A_SHARD_FOR_EACH_RANK]
-    on_a_host = any(name in _A_SHARD_FOR_EACH_RANK_OF_A_HOST for name in few)
+    on_a_host = any(name in _BY_HOST for name in few)
     room = rank_bytes * (cluster.ranks_per_node if on_a_host else 1)
     if not few or table_bytes > room / 2:
         return list(types)

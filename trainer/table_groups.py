@@ -108,27 +108,36 @@ def sharding_environment(groups: TableGroups, worker: Worker, *, timeout_s: floa
     return environment
 
 
-def plan_of_group(plan: ShardingPlan, groups: TableGroups, worker: Worker) -> ShardingPlan:
-    """A plan for ranks 0 .. size - 1 as the plan of this rank's group."""
-    if groups.count == 1:
+@dataclass(frozen=True)
+class RankPlaces:
+    """Where the ranks of a job are.
+
+    Attributes:
+        groups: Sharding groups.
+        local_ranks: Of every rank, its number within its host, and so its GPU.
+    """
+
+    groups: TableGroups
+    local_ranks: tuple[int, ...]
+
+    def plan_of(self, plan: ShardingPlan, worker: Worker) -> ShardingPlan:
+        """A plan for ranks 0 .. size - 1 of some group as the plan of this worker's group, on the GPUs of its ranks."""
+        plan = copy.deepcopy(plan)
+        first = self.groups.of_rank(worker.rank) * self.groups.size
+        for module_plan in plan.plan.values():
+            assert isinstance(module_plan, EmbeddingModuleShardingPlan)
+            for sharding in module_plan.values():
+                sharding.ranks = [first + rank for rank in sharding.ranks or []]
+                if not isinstance(sharding.sharding_spec, EnumerableShardingSpec):
+                    continue
+                for shard in sharding.sharding_spec.shards:
+                    assert isinstance(shard.placement, _remote_device)
+                    shard.placement = self._place(first + (shard.placement.rank() or 0), worker.device.type)
         return plan
-    plan = copy.deepcopy(plan)
-    first = groups.of_rank(worker.rank) * groups.size
-    for module_plan in plan.plan.values():
-        assert isinstance(module_plan, EmbeddingModuleShardingPlan)
-        for sharding in module_plan.values():
-            sharding.ranks = [first + rank for rank in sharding.ranks or []]
-            if not isinstance(sharding.sharding_spec, EnumerableShardingSpec):
-                continue
-            for shard in sharding.sharding_spec.shards:
-                assert isinstance(shard.placement, _remote_device)
-                shard.placement = _remote_device(_place(first + (shard.placement.rank() or 0), worker))
-    return plan
 
-
-def _place(rank: int, worker: Worker) -> str:
-    on_gpu = worker.device.type == "cuda"
-    return f"rank:{rank}/cuda:{rank % worker.local_world_size}" if on_gpu else f"rank:{rank}/{worker.device.type}"
+    def _place(self, rank: int, device_type: str) -> _remote_device:
+        device = f"cuda:{self.local_ranks[rank]}" if device_type == "cuda" else device_type
+        return _remote_device(f"rank:{rank}/{device}")
 
 
 @dataclass(frozen=True)

@@ -92,6 +92,19 @@ def on_two_hosts(worker: Worker, configs: dict[str, TrainConfig], folder: str) -
     )
 
 
+UNEVEN = ((0, 2), (1, 2), (0, 1))
+"""(local rank, ranks of its host) of three ranks on two hosts."""
+
+
+def on_uneven_hosts(worker: Worker, configs: dict[str, TrainConfig], folder: str) -> Any:
+    """As :func:`train_all`, and how one that goes by hosts is refused there."""
+    local_rank, local_world_size = UNEVEN[worker.rank]
+    os.environ.update(LOCAL_WORLD_SIZE=str(local_world_size), LOCAL_RANK=str(local_rank))
+    here = dataclasses.replace(worker, local_world_size=local_world_size, local_rank=local_rank)
+    refused = configs.pop("refused")
+    return refusals(here, [refused]), train_all(here, configs, folder)
+
+
 def train_all(worker: Worker, configs: dict[str, TrainConfig], folder: str) -> dict[str, tuple[set[str], list[Step]]]:
     """Trains each config for a few steps; returns the sharding types in its plan and what was seen."""
     return {name: train(worker, config, Path(folder, name)) for name, config in configs.items()}
@@ -117,12 +130,15 @@ def train(worker: Worker, config: TrainConfig, folder: Path) -> tuple[set[str], 
     return {table.sharding_type for table in job.assembled.plan}, steps
 
 
-def sharded(make_config: Make, sharding: str, optimizer: str, **more: Any) -> TrainConfig:
+def sharded(
+    make_config: Make, sharding: str, optimizer: str, *, more: dict[str, Any] | None = None, **of_sharding: Any
+) -> TrainConfig:
     rules = [{"match": "*", "types": [sharding], "min_partition": COLUMNS if sharding in CUTS_COLUMNS else None}]
     # The dimension is 7, so that a row holds 8 numbers and none is padding.
     return make_config(
-        sharding={"types": [sharding], "tables": rules, **more},
+        sharding={"types": [sharding], "tables": rules, **of_sharding},
         optimizer={"sparse": SPARSE[optimizer], "dense": DENSE},
+        **(more or {}),
     )
 
 
@@ -151,6 +167,23 @@ def test_a_grid_over_hosts_matches_the_reference(make_config: Make, tmp_path: Pa
     ranks = results_of(run_ranks(4, on_two_hosts, configs, str(tmp_path)))
     assert ranks[0]["grid_shard"][0] == {"grid_shard"}
     compare(ranks, configs, tmp_path, "rowwise_adagrad")
+
+
+def test_hosts_of_unequal_size_match_the_reference_or_are_refused(make_config: Make, tmp_path: Path) -> None:
+    thirds = {"data": {"lanes": 12}, "global_batch_size": 24}
+    configs = {
+        sharding: sharded(make_config, sharding, "rowwise_adagrad", more=thirds)
+        for sharding in ("table_wise", "row_wise")
+    }
+    refused = sharded(make_config, "table_row_wise", "rowwise_adagrad", more=thirds)
+    outcomes = results_of(run_ranks(3, on_uneven_hosts, {**configs, "refused": refused}, str(tmp_path)))
+    for messages, _ in outcomes:
+        assert messages == [
+            "sharding.types: table_row_wise goes by hosts, which must all have as many ranks, numbered host by host, "
+            "but the ranks of this job are on hosts of 2, 2, 1; use the same --nproc_per_node on all hosts, or "
+            "table_wise, row_wise, column_wise and data_parallel without groups."
+        ]
+    compare([trained for _, trained in outcomes], configs, tmp_path, "rowwise_adagrad")
 
 
 def compare(ranks: list[Any], configs: dict[str, TrainConfig], folder: Path, optimizer: str) -> None:

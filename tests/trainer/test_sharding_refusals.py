@@ -90,6 +90,17 @@ BACKENDS: list[tuple[dict[str, Any], str, str]] = [
         "column_wise, grid_shard, table_column_wise, or leave it out.",
     ),
 ]
+# (sharding, ranks of each rank's host, message)
+HOSTS: list[tuple[dict[str, Any], tuple[int, ...], str]] = [
+    (
+        {"types": ["row_wise", "table_row_wise", "grid_shard"]},
+        (2, 2, 1),
+        "sharding.types: grid_shard, table_row_wise goes by hosts, which must all have as many ranks, numbered host by "
+        "host, but the ranks of this job are on hosts of 2, 2, 1; use the same --nproc_per_node on all hosts, or "
+        "table_wise, row_wise, column_wise and data_parallel without groups.",
+    ),
+    ({"group_size": 1}, (2, 2, 1), "sharding.group_size=1 goes by hosts, which must all have as many ranks"),
+]
 # (sharding, ranks, ranks of a host, message)
 WORLDS: list[tuple[dict[str, Any], int, int, str]] = [
     (
@@ -161,6 +172,13 @@ def test_what_a_backend_lacks_or_would_change_nothing_is_refused_with_what_there
             sharding_rules.check_sharding(config, schema, device)
 
         lines.append(refused_at(check, message, sharding_rules))
+    for sharding, sizes, message in HOSTS:
+        config = make_config(sharding=sharding).sharding
+
+        def check_hosts(config: ShardingConfig = config, sizes: tuple[int, ...] = sizes) -> None:
+            sharding_rules.check_hosts(config, sizes, alike=False)
+
+        lines.append(refused_at(check_hosts, message, sharding_rules))
     for statement in refusing_lines(sharding_rules):
         assert any(line in statement for line in lines), f"line {statement.start + 1} of sharding_rules.py"
 
