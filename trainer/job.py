@@ -64,6 +64,11 @@ class Job:
         return next(name for name in ("test", "valid", self.watched_set) if name in self.eval_sets)
 
     @property
+    def _copies(self) -> str:
+        count = self.assembled.replicas.count
+        return f" in {count} groups of {self.worker.world_size // count} ranks" if count > 1 else ""
+
+    @property
     def headline(self) -> str:
         """What is going to be trained, in a line."""
         index, order = self.train_loader.index, self.train_loader.order
@@ -71,7 +76,7 @@ class Job:
         return (
             f"{self.config.name}: {index.num_rows:,} rows in {len(index.row_groups)} row groups of {index.num_files} "
             f"files; {order.steps_per_epoch} steps an epoch; {self.worker.world_size} ranks on "
-            f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}; "
+            f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}{self._copies}; "
             f"{self.assembled.num_parameters:,} parameters"
         )
 

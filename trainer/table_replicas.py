@@ -33,11 +33,15 @@ class TableReplicas:
     Args:
         model: Sharded, in one group or several.
         every: Steps between two averages.
+
+    Attributes:
+        count: Copies of each sharded table.
     """
 
     def __init__(self, model: nn.Module, *, every: int) -> None:
         environment = getattr(model, "_env", None)
         self._group = environment.replica_pg if isinstance(environment, ShardingEnv2D) else None
+        self.count = 1 if self._group is None else dist.get_world_size(self._group)
         self._kernels = table_kernels(model)
         self._every = every
         self._differ = False
@@ -61,11 +65,10 @@ class TableReplicas:
         """Makes the copies equal, unless they are. All ranks must call this."""
         if self._group is None or not self._differ:
             return
-        count = dist.get_world_size(self._group)
         for bucket in _buckets(self._tensors()):
-            total = torch.cat([part.to(averaged_in(count)) for part in bucket])
+            total = torch.cat([part.to(averaged_in(self.count)) for part in bucket])
             dist.all_reduce(total, group=self._group)
-            means = (total / count).split([len(part) for part in bucket])
+            means = (total / self.count).split([len(part) for part in bucket])
             for part, mean in zip(bucket, means, strict=True):
                 part.copy_(mean)
         self._differ = False

@@ -94,13 +94,18 @@ def reference_from(tensors: dict[str, torch.Tensor], config: TrainConfig) -> Ref
 
 
 def step_reference(
-    reference: ReferenceDeepFM, optimizers: list[torch.optim.Optimizer], parts: list[Step], global_batch_size: int
+    reference: ReferenceDeepFM,
+    optimizers: list[torch.optim.Optimizer],
+    parts: list[Step],
+    global_batch_size: int,
+    *,
+    tolerance: float = TOLERANCE,
 ) -> None:
     """One step on the global batch, and the comparison of its logits with what the ranks saw."""
     ids = {f: [rows for part in parts for rows in part.ids[f]] for f in parts[0].ids}
     dense, labels = torch.cat([p.dense for p in parts]), torch.cat([p.labels for p in parts])
     logits = reference.logits(ids, dense)
-    torch.testing.assert_close(torch.cat([p.logits for p in parts]), logits.detach(), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(torch.cat([p.logits for p in parts]), logits.detach(), atol=tolerance, rtol=0)
     for optimizer in optimizers:
         optimizer.zero_grad()
     (log_loss(logits, labels) * len(labels) / global_batch_size).backward()

@@ -1,17 +1,19 @@
-"""Every sharding type with every fused optimizer on two ranks, against the unsharded reference."""
+"""Every sharding type, fused optimizer and precision of rows on two ranks, against the unsharded reference."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 import yaml
 
+from data.schema import parse_schema
 from tests.checkpoints import tensors_of
 from tests.conftest import SCHEMA
 from tests.distributed.test_sharded_equals_unsharded import (
@@ -27,10 +29,12 @@ from tests.reference import ReferenceDeepFM
 from trainer.checkpoint import state
 from trainer.checkpoint.canonical import model_state
 from trainer.config import TrainConfig
+from trainer.config.optimizer import SPARSE_OPTIMIZERS
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
 from trainer.job import build
 from trainer.pipeline import TrainPipeline
+from trainer.table_optimizer import check_table_optimizers, table_settings
 
 pytestmark = pytest.mark.distributed
 
@@ -47,6 +51,18 @@ SPARSE: dict[str, dict[str, Any]] = {
     "rowwise_adagrad": {"name": "rowwise_adagrad", "lr": 0.1, "eps": 1e-2},
 }
 DENSE = {"name": "sgd", "lr": 0.5}
+
+
+class Tolerance(NamedTuple):
+    """Largest differences from the reference, in float64."""
+
+    weights: float
+    logits: float
+
+
+# A float16 below 1 is rounded by 2^-11 at most, or by 2^-10 if that is stochastic, at each of three steps; a logit adds
+# up some dozens of products of such numbers.
+ROW_TOLERANCES = {"fp32": Tolerance(TOLERANCE, TOLERANCE), "fp16": Tolerance(4e-3, 3e-2)}
 # The last three steps of the first epoch, padding in the last of them among them.
 FIRST_STEP = 6
 
@@ -154,12 +170,31 @@ def reference_optimizers(reference: ReferenceDeepFM, optimizer: str, sharding: s
 
 
 @pytest.mark.parametrize("optimizer", SPARSE)
-def test_every_sharding_type_matches_the_reference(optimizer: str, make_config: Make, tmp_path: Path) -> None:
-    configs = {sharding: sharded(make_config, sharding, optimizer) for sharding in TYPES}
-    ranks = results_of(run_ranks(2, train_all, configs, str(tmp_path)))
-    for sharding in configs:
-        assert ranks[0][sharding][0] == {sharding}
-    compare(ranks, configs, tmp_path, optimizer)
+def test_every_sharding_type_and_row_precision_matches_the_reference(
+    optimizer: str, make_config: Make, tmp_path: Path
+) -> None:
+    configs = {
+        (sharding, rows): sharded(make_config, sharding, optimizer, more={"precision": {"tables": rows}})
+        for rows in ROW_TOLERANCES
+        for sharding in TYPES
+    }
+    named = {f"{sharding}-{rows}": config for (sharding, rows), config in configs.items()}
+    ranks = results_of(run_ranks(2, train_all, named, str(tmp_path)))
+    for sharding, rows in configs:
+        assert ranks[0][f"{sharding}-{rows}"][0] == {sharding}
+    for rows, tolerance in ROW_TOLERANCES.items():
+        of_rows = {f"{sharding}-{rows}": configs[sharding, rows] for sharding in TYPES}
+        compare(ranks, of_rows, tmp_path, optimizer, tolerance=tolerance)
+
+
+def test_the_matrix_holds_every_optimizer_that_the_cpu_has_and_the_others_are_refused(make_config: Make) -> None:
+    schema = parse_schema(SCHEMA, where="test")
+    for name in SPARSE_OPTIMIZERS:
+        config = make_config(optimizer={"sparse": {"name": name}})
+        settings = table_settings(schema, config.optimizer)
+        refused = pytest.raises(ConfigError, match=f"is '{name}', which FBGEMM's CPU kernels do not have; use")
+        with nullcontext() if name in SPARSE else refused:
+            check_table_optimizers(settings, config.sharding, config.precision, device_type="cpu")
 
 
 def test_a_grid_over_hosts_matches_the_reference(make_config: Make, tmp_path: Path) -> None:
@@ -186,16 +221,24 @@ def test_hosts_of_unequal_size_match_the_reference_or_are_refused(make_config: M
     compare([trained for _, trained in outcomes], configs, tmp_path, "rowwise_adagrad")
 
 
-def compare(ranks: list[Any], configs: dict[str, TrainConfig], folder: Path, optimizer: str) -> None:
+def compare(
+    ranks: list[Any],
+    configs: dict[str, TrainConfig],
+    folder: Path,
+    optimizer: str,
+    *,
+    tolerance: Tolerance = ROW_TOLERANCES["fp32"],
+) -> None:
     """Logits of each step, and the weights at the end."""
     for name, config in configs.items():
         reference = reference_from(tensors_of(folder / name / "before"), config)
-        optimizers = reference_optimizers(reference, optimizer, name)
+        optimizers = reference_optimizers(reference, optimizer, config.sharding.types[0])
         for step in range(STEPS):
-            step_reference(reference, optimizers, [rank[name][1][step] for rank in ranks], config.global_batch_size)
+            seen = [rank[name][1][step] for rank in ranks]
+            step_reference(reference, optimizers, seen, config.global_batch_size, tolerance=tolerance.logits)
         trained = reference_from(tensors_of(folder / name / "after"), config)
         for ours, expected in zip(trained.parameters(), reference.parameters(), strict=True):
-            assert torch.allclose(ours, expected, atol=TOLERANCE, rtol=0), name
+            assert torch.allclose(ours, expected, atol=tolerance.weights, rtol=0), name
 
 
 def test_lists_keep_their_pooling_beside_a_mean_that_is_cut_by_rows(
