@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.distributed as dist
@@ -76,7 +78,7 @@ class FiniteCheck:
 
 
 class ForwardState:
-    """What a forward pass in training changes by itself, kept to be put back: a step that is not taken leaves no trace.
+    """What a forward pass changes by itself, kept to be put back: a step that is not taken leaves no trace.
 
     These are the dense modules' buffers (running statistics) and the step counts of FBGEMM's optimizers,
     which count forward passes. Small, and nothing at all for most models.
@@ -107,6 +109,13 @@ class ForwardState:
         for kernel, count in zip(self._kernels, self._kept_counts, strict=True):
             kernel.iter_cpu.fill_(count)
         unlock_last_lookup(self._kernels)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """The state stays what it is, whatever is computed in the block."""
+        self.keep()
+        yield
+        self.put_back()
 
 
 class NonFinitePolicy:

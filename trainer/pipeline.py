@@ -37,13 +37,13 @@ class GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
         super().__init__(model, optimizer, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
         self.watch(model, clock)
         self._check = FiniteCheck(device)
-        self._forward_state = ForwardState(model)
+        self.forward_state = ForwardState(model)
         self._loss_scale = loss_scale
         self.took_step = True
         self.overflowed = False
 
     def _checked_forward(self, batch: Batch) -> tuple[Any, Outputs]:
-        self._forward_state.keep()
+        self.forward_state.keep()
         with self.clock.during(Stage.DENSE_FORWARD):
             loss, outputs = self._model(batch)
         with self.clock.during(Stage.SYNC):
@@ -62,7 +62,7 @@ class GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
             self._loss_scale.step_done(overflowed=overflowed)
         if not self.took_step:
             # The optimizer's step that follows finds no gradients, and so changes nothing.
-            self._forward_state.put_back()
+            self.forward_state.put_back()
         return self.took_step
 
 
@@ -178,9 +178,10 @@ class TrainPipeline:
     def detached(self) -> Iterator[DistributedModelParallel]:
         """The model for direct calls; called while the pipeline holds it, it would give wrong values.
 
-        Batches in flight are kept for the next :meth:`step`.
+        Batches in flight are kept for the next :meth:`step`. What is computed meanwhile is not training: the steps
+        that FBGEMM's optimizers count, by which Adam corrects its bias, are those of before.
         """
         self._pipeline.detach()
-        with without_locks(self._kernels):
+        with without_locks(self._kernels), self._pipeline.forward_state.kept():
             yield self._model
         self._pipeline.attach(self._model)

@@ -10,8 +10,12 @@ import torch
 from tests.ranks import results_of, run_ranks
 from trainer.config import DENSE_OPTIMIZERS, TrainConfig
 from trainer.distributed import Worker
+from trainer.evaluate import evaluate
 from trainer.job import build
 from trainer.model.ctr import CTRModel
+from trainer.pipeline import TrainPipeline
+from trainer.table_kernels import table_kernels
+from trainer.watchdog import Watchdog
 
 pytestmark = pytest.mark.distributed
 
@@ -89,6 +93,29 @@ def test_norm_and_values_are_those_of_the_dense_part_and_replicated_tables_toget
     for far, num_tables in results_of(run_ranks(1, clipped_step, configs))[0]:
         assert far < 1e-6
         assert num_tables == 4
+
+
+def counted_steps(worker: Worker, config: TrainConfig) -> list[tuple[int, int]]:
+    """What FBGEMM's kernels count after two steps, an evaluation, and one more step."""
+    job = build(config, worker)
+    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    counts = []
+    with job.train_loader.batches(0, 3) as batches, Watchdog(worker, config.distributed) as watchdog:
+        for step in range(3):
+            pipeline.step(batches)
+            if step == 1:
+                with pipeline.detached() as plain:
+                    evaluate(plain, job.eval_loaders["test"], worker.device, watchdog, name="test", step=2)
+            counts += [(int(kernel.iter), int(kernel.iter_cpu)) for kernel in table_kernels(job.assembled.model)]
+    return counts
+
+
+def test_an_evaluation_is_no_step_of_the_tables_optimizers(make_config: Callable[..., TrainConfig]) -> None:
+    # Adam, on CUDA, corrects its bias by this count; on CPU it is row-wise Adagrad's kernel that counts.
+    config = make_config(sharding={"types": ["table_wise"]}, optimizer={"sparse": {"name": "rowwise_adagrad"}})
+    (counts,) = results_of(run_ranks(1, counted_steps, config))
+    # Of two kernels: tables with sums and with means.
+    assert counts == [(1, 1), (1, 1), (2, 2), (2, 2), (3, 3), (3, 3)]
 
 
 def refused(worker: Worker, config: TrainConfig) -> None:

@@ -9,15 +9,21 @@ from data.schema import load_schema
 from tests.trainer.test_config import CONFIGS, composed
 from trainer.config import TrainConfig
 from trainer.dense_cost import DenseCost, dense_cost
-from trainer.model.ctr import CTRModel
+from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.step_context import StepContext
 
 SCHEMA = load_schema(CONFIGS.parent / "data/samples/adult/schema.yaml")
 
 
-def cost_of(config: TrainConfig, *, batch_size: int = 64) -> DenseCost:
+def cost_of(config: TrainConfig, *, batch_size: int = 64, num_parts: int = 1) -> DenseCost:
     return dense_cost(
-        SCHEMA, config.model, config.precision, config.optimizer.dense, batch_size=batch_size, world_size=2
+        SCHEMA,
+        config.model,
+        config.precision,
+        config.optimizer.dense,
+        batch_size=batch_size,
+        world_size=2,
+        num_parts=num_parts,
     )
 
 
@@ -50,3 +56,12 @@ def test_layers_that_talk_between_ranks_and_other_precisions_are_counted_in_one_
     plain, other = cost_of(composed("model.network.dropout=0.5")), cost_of(composed(*overrides))
     assert other.flops == plain.flops
     assert other.activation_bytes != plain.activation_bytes
+
+
+def test_parts_take_less_for_activations_and_more_for_gradients() -> None:
+    config = composed("model.network.dropout=0")
+    whole, parts = cost_of(config, batch_size=4096), cost_of(config, batch_size=4096, num_parts=8)
+    assert parts.flops == whole.flops
+    assert parts.gradient_bytes == 2 * whole.gradient_bytes
+    width = 4 * 4096 * (len(SCHEMA.sparse) + len(SCHEMA.dense)) * row_layout(config.model).width
+    assert (parts.activation_bytes - 3 * width) * 8 == pytest.approx(whole.activation_bytes - 2 * width, rel=0.05)

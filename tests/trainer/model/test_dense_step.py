@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.weak import WeakTensorKeyDictionary
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from data.batch import Batch
@@ -20,7 +21,7 @@ from trainer.model.step_context import StepContext
 
 Make = Callable[..., TrainConfig]
 
-LANES, ROWS_PER_LANE = (0, 1, 2), 5
+LANES = (0, 1, 2)
 SCHEMA_OF_CLICKS = parse_schema(SCHEMA, where="test")
 TYPES = {"fp32": torch.float32, "fp16": torch.float16}
 
@@ -40,9 +41,15 @@ def batch_of_rows(num_rows: int) -> Batch:
 
 
 def found(
-    make_config: Make, *, num_parts: int = 1, dense: str = "fp32", scale: float | None = None, dropout: float = 0.25
+    make_config: Make,
+    *,
+    num_parts: int = 1,
+    dense: str = "fp32",
+    scale: float | None = None,
+    dropout: float = 0.25,
+    rows_per_lane: int = 5,
 ) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tensor], LossScale | None]:
-    """Loss, logits, gradients (of rows and parameters) of one batch of 15 rows."""
+    """Loss, logits, gradients (of rows and parameters) of one batch of three lanes."""
     heads: dict[str, Any] = {"linear": {}, "fm": {}, "dnn": {"layers": [12, 8], "dropout": dropout, "norm": "layer"}}
     config = make_config(model={"heads": heads})
     context = StepContext(7, LANES)
@@ -58,7 +65,7 @@ def found(
         loss_scale=loss_scale,
     )
     context.advance(11)
-    num_rows = len(LANES) * ROWS_PER_LANE
+    num_rows = len(LANES) * rows_per_lane
     rows_BFR = torch.randn(num_rows, 4, 8, generator=torch.Generator().manual_seed(2)).requires_grad_()
     loss, logits_B = model.dense_step((rows_BFR, None), batch_of_rows(num_rows))
     loss.backward()
@@ -135,3 +142,25 @@ def test_statistics_over_a_part_of_the_batch_are_refused(network: dict[str, str]
             seed=0,
             num_parts=2,
         )
+
+
+def peak_bytes(make_config: Make, num_parts: int) -> int:
+    """The most that the graphs of a forward and backward pass hold at a time."""
+    held: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+    peak = 0
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal peak
+        base = tensor if tensor._base is None else tensor._base
+        held[base] = base.numel() * base.element_size()
+        peak = max(peak, sum(held.values()))
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        found(make_config, num_parts=num_parts, rows_per_lane=200)
+    return peak
+
+
+def test_activations_of_one_part_at_a_time_are_held(make_config: Make) -> None:
+    # Weights, the looked-up rows and their gradients are there in any case.
+    assert peak_bytes(make_config, 10) < 0.5 * peak_bytes(make_config, 1)
