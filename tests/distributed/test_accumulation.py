@@ -63,6 +63,8 @@ def test_a_run_in_parts_is_the_run_and_continues_bit_for_bit(kind: str, make_con
     whole, parts, _, resumed = (tensors_of(Path(result.checkpoint)) for result in results)
     assert whole.keys() == parts.keys()
     for name, tensor in whole.items():
+        if name == "metric_sums":
+            continue  # bins of scores; the figures are compared below
         torch.testing.assert_close(parts[name], tensor, atol=TOLERANCE, rtol=1e-5, msg=lambda told: f"{name}: {told}")  # noqa: B023
     assert any(not torch.equal(parts[name], whole[name]) for name in whole), "rounded in another order"
     assert_equal_bits(resumed, parts)

@@ -61,7 +61,7 @@ def test_layers_that_talk_between_ranks_and_other_precisions_are_counted_in_one_
 def test_parts_take_less_for_activations_and_more_for_gradients() -> None:
     config = composed("model.network.dropout=0")
     whole, parts = cost_of(config, batch_size=4096), cost_of(config, batch_size=4096, num_parts=8)
-    assert parts.flops == whole.flops
+    assert parts.flops == pytest.approx(whole.flops, rel=0.01)
     assert parts.gradient_bytes == 2 * whole.gradient_bytes
-    width = 4 * 4096 * (len(SCHEMA.sparse) + len(SCHEMA.dense)) * row_layout(config.model).width
-    assert (parts.activation_bytes - 3 * width) * 8 == pytest.approx(whole.activation_bytes - 2 * width, rel=0.05)
+    rows = 4 * 4096 * len(SCHEMA.sparse) * row_layout(config.model).width
+    assert (parts.activation_bytes - 3 * rows) * 8 == pytest.approx(whole.activation_bytes - 2 * rows, rel=0.05)
