@@ -102,7 +102,11 @@ def counted_steps(worker: Worker, config: TrainConfig) -> list[tuple[int, int]]:
         for step in range(3):
             pipeline.step(batches)
             if step == 1:
-                with pipeline.detached() as plain, torch.no_grad(), job.eval_loaders["test"].batches(0, 2) as others:
+                with (
+                    pipeline.detached() as plain,
+                    torch.no_grad(),
+                    job.eval_sets["test"].loader.batches(0, 2) as others,
+                ):
                     plain.eval()
                     for batch in others:
                         plain(batch)
