@@ -1,4 +1,4 @@
-"""Measures a part of the trainer on this machine: ``python launch/bench.py target=data|checkpoint``."""
+"""Measures the trainer on this machine: ``python launch/bench.py target=data|step|train|eval|comms|checkpoint``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,21 @@ from pathlib import Path
 import torch
 
 from launch.bench_checkpoint import measure_saves, report
+from launch.bench_comms import measure_exchanges
+from launch.bench_comms import report as comms_report
 from launch.bench_data import Measurement, measure
-from launch.bench_files import KINDS, write_files
+from launch.bench_files import KINDS, MAX_CARDINALITY, write_files
+from launch.bench_report import table, write
+from launch.bench_train import Workload, measure_training
 from launch.cli import command
+from trainer.distributed import on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 
-TARGETS = ("data", "checkpoint")
+TARGETS = ("data", "step", "train", "eval", "comms", "checkpoint")
+POSITIVE = (
+    *("rows", "row_group_rows", "window_rows", "batch_size", "num_threads", "table_mib", "repeats"),
+    *("embedding_dim", "max_cardinality", "steps"),
+)
 
 
 @dataclass
@@ -32,6 +41,14 @@ class BenchConfig:
     table_mib: int = 2048
     repeats: int = 5
     folder: str | None = None
+    out: str | None = None
+    device: str = "auto"
+    embedding_dim: int = 16
+    layers: list[int] = field(default_factory=lambda: [400, 400, 400])
+    precisions: list[str] = field(default_factory=lambda: ["bf16", "fp32"])
+    max_cardinality: int = MAX_CARDINALITY
+    steps: int = 20
+    baselines: bool = True
 
     def __post_init__(self) -> None:
         if self.target not in TARGETS:
@@ -39,7 +56,7 @@ class BenchConfig:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ConfigError(f"kinds: '{kind}' is unknown. Known names: {', '.join(KINDS)}.")
-        for key in ("rows", "row_group_rows", "window_rows", "batch_size", "num_threads", "table_mib", "repeats"):
+        for key in POSITIVE:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"{key} is {value}, but must be at least 1.")
@@ -56,6 +73,51 @@ def run(config: BenchConfig) -> None:
         table_bytes = config.table_mib << 20
         print(report(measure_saves(table_bytes=table_bytes, repeats=config.repeats, folder=config.folder), table_bytes))
         return
+    if config.target == "comms":
+        _run_comms(config)
+    elif config.target == "data":
+        _run_data(config)
+    else:
+        _run_training(config)
+
+
+def _run_comms(config: BenchConfig) -> None:
+    worker = worker_from_environment(config.device)
+    if worker.world_size == 1:
+        raise ConfigError("target is 'comms', but one rank has nobody to talk to; start several with torchrun.")
+    with process_group(worker, timeout_s=600):
+        exchanges = measure_exchanges(worker, repeats=config.repeats)
+        if worker.is_main:
+            print(comms_report(exchanges, worker), flush=True)
+
+
+def _run_training(config: BenchConfig) -> None:
+    workload = Workload(
+        rows=config.rows,
+        row_group_rows=config.row_group_rows,
+        window_rows=config.window_rows,
+        batch_size=config.batch_size,
+        embedding_dim=config.embedding_dim,
+        layers=config.layers,
+        num_threads=config.num_threads or 1,
+        steps=config.steps,
+        repeats=config.repeats,
+        precisions=config.precisions,
+        max_cardinality=config.max_cardinality,
+    )
+    worker = worker_from_environment(config.device)
+    with process_group(worker, timeout_s=600), tempfile.TemporaryDirectory(prefix="bench-") as temporary:
+        folder = Path(config.folder or on_main(lambda: temporary))
+        folder.mkdir(parents=True, exist_ok=True)
+        baselines = config.baselines and worker.world_size == 1 and worker.device.type == "cpu"
+        speeds, limits = measure_training(workload, config.target, worker, folder, baselines=baselines)
+        if worker.is_main:
+            print(table(workload, config.target, speeds, limits, worker), flush=True)
+            if config.out is not None:
+                write(Path(config.out), workload, config.target, speeds, limits)
+
+
+def _run_data(config: BenchConfig) -> None:
     torch.set_num_threads(1)
     print(
         f"{config.rows:,} rows in row groups of {config.row_group_rows:,}, shuffled in windows of "

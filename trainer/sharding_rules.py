@@ -160,6 +160,9 @@ def constraints(
     found = {}
     for table in schema.tables():
         types = _setting(config, table.name, "types", config.types)
+        if cluster.world_size == 1:
+            # Cut or not, all of it lies here; cut by rows, its ids would be sorted first for nothing.
+            types = [name for name in types if name in ("table_wise", "data_parallel")] or types
         if len(schema.tables()) * cluster.world_size > _MAX_SHARDS:
             types = _affordable(types, table.num_embeddings * row_bytes, cluster, rank_bytes)
         kernels = _setting(config, table.name, "kernels", config.kernels)

@@ -1,15 +1,18 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from launch.bench_data import measure
 from launch.bench_files import KINDS, schema_of, write_files
+from tests.launch.processes import run_torchrun
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,10 +42,54 @@ def test_saves_are_measured_in_both_ways(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir()), "what was measured with is removed"
 
 
+TINY = ("rows=2000", "row_group_rows=500", "batch_size=64", "embedding_dim=3", "layers=[8]", "max_cardinality=50")
+
+
+def test_training_is_measured_next_to_its_limits_and_to_pytorch_alone(tmp_path: Path) -> None:
+    done = bench("target=train", *TINY, "steps=2", "repeats=2", f"folder={tmp_path}/data", f"out={tmp_path}/out")
+    assert done.returncode == 0, done.stderr
+    figures = json.loads((tmp_path / "out/bench-train.json").read_text())
+    contenders = {contender["name"]: contender for contender in figures["contenders"]}
+    assert list(contenders) == [
+        *("ShardFM bf16, from Parquet", "ShardFM bf16, from memory"),
+        *("ShardFM fp32, from Parquet", "ShardFM fp32, from memory"),
+        *("hand-tuned PyTorch bf16", "hand-tuned PyTorch fp32", "plain PyTorch fp32"),
+    ]
+    for name, contender in contenders.items():
+        assert name in done.stdout
+        assert len(contender["step_ms"]) == 2
+        assert contender["samples_per_s"] == pytest.approx(64_000 / np.median(contender["step_ms"]))
+    parts = contenders["ShardFM fp32, from Parquet"]["parts"]
+    stages = sum(stage["mean_ms"] for stage in parts["stages"].values())
+    assert parts["num_steps"] == 2
+    assert stages == pytest.approx(parts["step_ms"])
+    # What happens in other contenders' turns is no part of a step.
+    assert stages <= 1.5 * contenders["ShardFM fp32, from Parquet"]["step_ms"][-1]
+    assert (tmp_path / "out/bench-train.png").stat().st_size > 1000
+    assert sorted(path.suffix for path in (tmp_path / "data").iterdir()) == [".parquet", ".yaml"]
+
+
+def test_evaluation_is_measured(tmp_path: Path) -> None:
+    done = bench("target=eval", *TINY, "steps=2", "repeats=1", f"folder={tmp_path}", "precisions=[fp32]")
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"ShardFM fp32, from memory +[0-9.]+", done.stdout)
+
+
+def test_exchanges_are_measured_between_ranks(tmp_path: Path) -> None:
+    done = run_torchrun(2, "launch/bench.py", "target=comms", "repeats=1")
+    assert done.exit_code == 0, done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if line.startswith("all-")]
+    assert [row[0] for row in rows] == ["all-reduce"] * 8 + ["all-to-all"] * 8
+    assert all(float(row[2]) > 0 for row in rows)
+    alone = bench("target=comms")
+    assert alone.returncode == 2
+    assert "one rank has nobody to talk to" in alone.stderr
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("target=gpu", "target is 'gpu', which is unknown. Known names: data, checkpoint"),
+        ("target=gpu", "target is 'gpu', which is unknown. Known names: data, step, train, eval, comms, checkpoint"),
         ("kinds=[floats]", "kinds: 'floats' is unknown. Known names: ids, strings, lists"),
         ("repeats=0", "repeats is 0, but must be at least 1"),
     ],

@@ -1,0 +1,313 @@
+"""Training steps, from memory and from Parquet, and evaluation, next to their limits and to PyTorch alone."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import shutil
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import torch.distributed as dist
+import yaml
+
+from data.batch import Batch
+from launch.bench_files import NUM_DENSE, NUM_SPARSE, cardinalities, declaration_of, write_files
+from launch.bench_limits import Limits, measure_limits
+from trainer.config import CheckpointConfig, DataConfig, ModelConfig, OptimizerConfig, PrecisionConfig, TrainConfig
+from trainer.config.optimizer import SparseOptimizerConfig
+from trainer.distributed import Worker
+from trainer.job import Job, build
+from trainer.model.network import NetworkConfig
+from trainer.pipeline import TrainPipeline
+from trainer.timing.breakdown import Breakdown
+from trainer.timing.observer import Observer
+
+BATCHES_IN_MEMORY = 8
+FIELDS = f"{NUM_DENSE} + {NUM_SPARSE}"
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is trained.
+
+    Attributes:
+        rows: Of the Parquet file.
+        row_group_rows: Rows of each of its row groups.
+        window_rows: Rows shuffled together.
+        batch_size: Rows of a step on each rank.
+        embedding_dim: D.
+        layers: Of the network.
+        num_threads: That decode, on each rank.
+        steps: Of a measurement.
+        repeats: Rounds of measurements, one of each contender after the other.
+        precisions: Of our own matrix products, a contender for each.
+        max_cardinality: Rows of the largest table.
+    """
+
+    rows: int
+    row_group_rows: int
+    window_rows: int
+    batch_size: int
+    embedding_dim: int
+    layers: list[int]
+    num_threads: int
+    steps: int
+    repeats: int
+    precisions: list[str]
+    max_cardinality: int
+
+    @property
+    def widths(self) -> list[int]:
+        """Of the network's input and of its layers."""
+        return [(NUM_DENSE + NUM_SPARSE) * self.embedding_dim, *self.layers]
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Of one contender.
+
+    Attributes:
+        name: Of it.
+        precision: Of its matrix products.
+        ours: Whether it is this project's.
+        step_ms: Of each round, the mean over its steps.
+        samples_per_s: Over all ranks, in the median round.
+        parts: Where the time of a step goes, in the last round; None for evaluations and baselines.
+    """
+
+    name: str
+    precision: str
+    ours: bool
+    step_ms: list[float]
+    samples_per_s: float
+    parts: Breakdown | None
+
+    @property
+    def median_ms(self) -> float:
+        """Of the rounds."""
+        return statistics.median(self.step_ms)
+
+
+class _Contender(Protocol):
+    precision: str
+    ours: bool
+
+    def __call__(self, steps: int) -> None:
+        """Takes some steps."""
+
+    def parts(self) -> Breakdown | None:
+        """Where the time since the last call went. All ranks must call this."""
+
+
+def measure_training(
+    workload: Workload, target: str, worker: Worker, folder: Path, *, baselines: bool
+) -> tuple[list[Speed], Limits]:
+    """Runs all contenders by turns. All ranks must call this.
+
+    Args:
+        workload: What is trained.
+        target: ``step`` (batches in memory), ``train`` (from Parquet, and from memory for comparison) or ``eval``.
+        worker: This process.
+        folder: Where the Parquet file is made, unless it is there.
+        baselines: Whether plain and hand-tuned PyTorch run, too.
+
+    Returns:
+        Of each contender; and the limits, which are those of this rank.
+    """
+    if worker.is_main:
+        _write(workload, folder)
+    dist.barrier()
+    with ExitStack() as stack:
+        contenders: dict[str, _Contender] = {}
+        for precision in workload.precisions:
+            job = build(_config(workload, precision, worker, folder), worker)
+            for source in ("Parquet", "memory") if target == "train" else ("memory",):
+                ours = _Evaluation(job, precision) if target == "eval" else _Training(job, precision, source)
+                contenders[f"ShardFM {precision}, from {source}"] = ours
+                stack.callback(ours.close)
+        if baselines and target != "eval":
+            contenders |= _baselines(workload, folder, from_parquet=target == "train")
+        rounds: dict[str, list[float]] = {name: [] for name in contenders}
+        limits = []
+        for _ in range(workload.repeats):
+            for name, contender in contenders.items():
+                rounds[name].append(1000 * _timed(contender, workload.steps, worker) / workload.steps)
+            limits.append(measure_limits(workload.batch_size, workload.widths, workload.precisions, worker.device))
+        if worker.is_main:
+            shutil.rmtree(_run_dir(folder), ignore_errors=True)
+        rows = workload.batch_size * worker.world_size
+        speeds = [
+            Speed(name, c.precision, c.ours, rounds[name], 1000 * rows / statistics.median(rounds[name]), c.parts())
+            for name, c in contenders.items()
+        ]
+    return speeds, Limits.median(limits)
+
+
+def _timed(contender: _Contender, steps: int, worker: Worker) -> float:
+    """Seconds; the first step after another's turn finds cold caches and is not counted."""
+    contender(1)
+    contender.parts()
+    dist.barrier()
+    started = time.perf_counter()
+    contender(steps)
+    if worker.device.type == "cuda":
+        torch.cuda.synchronize(worker.device)
+    dist.barrier()
+    return time.perf_counter() - started
+
+
+class _Training:
+    """A job that trains some steps at a time."""
+
+    ours = True
+
+    def __init__(self, job: Job, precision: str, source: str) -> None:
+        self.precision = precision
+        self._job = job
+        self._observer = Observer(job.assembled.model, job.worker)
+        self._clock = self._observer.clock
+        self._pipeline = TrainPipeline(
+            job.assembled.model, job.optimizers.combined, job.worker.device, self._clock, job.assembled.loss_scale
+        )
+        self._stream = job.train_loader.batches(0, BATCHES_IN_MEMORY if source == "memory" else job.total_steps)
+        batches: Iterator[Batch] = itertools.cycle(list(self._stream)) if source == "memory" else self._stream
+        self._batches = self._clock.reads(batches)
+        self._step = 0
+
+    def __call__(self, steps: int) -> None:
+        job = self._job
+        for _ in range(steps):
+            job.optimizers.set_learning_rates(self._step)
+            job.assembled.step_context.advance(self._step)
+            outputs, _ = self._pipeline.step(self._batches)
+            job.metrics.update(*outputs)
+            self._step += 1
+            self._clock.step_done()
+
+    def parts(self) -> Breakdown | None:
+        return self._observer.report()
+
+    def close(self) -> None:
+        """Ends the reading ahead."""
+        self._stream.close()
+
+
+class _Evaluation:
+    """A job that evaluates some steps at a time, from memory."""
+
+    ours = True
+
+    def __init__(self, job: Job, precision: str) -> None:
+        self.precision = precision
+        self._job = job
+        job.assembled.model.eval()
+        with job.train_loader.batches(0, BATCHES_IN_MEMORY) as stream:
+            self._batches = itertools.cycle(list(stream))
+
+    @torch.no_grad()
+    def __call__(self, steps: int) -> None:
+        job = self._job
+        for batch in itertools.islice(self._batches, steps):
+            _, outputs = job.assembled.model(batch.to(job.worker.device, non_blocking=True))
+            job.metrics.update(*outputs)
+
+    def parts(self) -> Breakdown | None:
+        return None
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
+class _Baseline:
+    """PyTorch without this project."""
+
+    ours = False
+
+    def __init__(self, training: Any, rows: Iterator[tuple[torch.Tensor, ...]], precision: str) -> None:
+        self.precision = precision
+        self._training = training
+        self._rows = rows
+
+    def __call__(self, steps: int) -> None:
+        for rows in itertools.islice(self._rows, steps):
+            self._training.step(*rows)
+
+    def parts(self) -> Breakdown | None:
+        return None
+
+
+def _baselines(workload: Workload, folder: Path, *, from_parquet: bool) -> dict[str, _Contender]:
+    # By name: the baselines are no part of what is installed.
+    plain, tuned = (importlib.import_module(f"tests.benchmarks.{name}") for name in ("plain", "tuned"))
+    shape = (
+        [n + 2 for n in cardinalities(workload.max_cardinality)],
+        NUM_DENSE,
+        workload.embedding_dim,
+        workload.layers,
+    )
+    names = [f"I{n}" for n in range(NUM_DENSE)], [f"C{n}" for n in range(NUM_SPARSE)], "label"
+
+    def rows() -> Iterator[tuple[torch.Tensor, ...]]:
+        read = plain.batches(_file(workload, folder), *names, workload.batch_size)
+        return read if from_parquet else itertools.cycle(list(itertools.islice(read, BATCHES_IN_MEMORY)))
+
+    contenders: dict[str, _Contender] = {
+        f"hand-tuned PyTorch {name}": _Baseline(tuned.Training(*shape, bf16=name == "bf16"), rows(), name)
+        for name in ("bf16", "fp32")
+    }
+    return contenders | {"plain PyTorch fp32": _Baseline(plain.Training(*shape), rows(), "fp32")}
+
+
+def _file(workload: Workload, folder: Path) -> Path:
+    return write_files(
+        folder,
+        "ids",
+        rows=workload.rows,
+        row_group_rows=workload.row_group_rows,
+        max_cardinality=workload.max_cardinality,
+    )
+
+
+def _write(workload: Workload, folder: Path) -> None:
+    _file(workload, folder)
+    declaration = yaml.safe_dump(declaration_of("ids", workload.max_cardinality))
+    (folder / "schema.yaml").write_text(declaration, encoding="utf-8")
+
+
+def _run_dir(folder: Path) -> Path:
+    return folder / "bench-run"
+
+
+def _config(workload: Workload, precision: str, worker: Worker, folder: Path) -> TrainConfig:
+    file = str(_file(workload, folder))
+    network = NetworkConfig(layers=workload.layers)
+    data = DataConfig(
+        name="bench",
+        root=str(folder),
+        schema=str(folder / "schema.yaml"),
+        train=file,
+        test=file,
+        lanes=worker.world_size,
+        window_rows=workload.window_rows,
+        num_threads=workload.num_threads,
+    )
+    return TrainConfig(
+        name="bench",
+        run_dir=str(_run_dir(folder)),
+        device=worker.device.type,
+        global_batch_size=workload.batch_size * worker.world_size,
+        eval_global_batch_size=workload.batch_size * worker.world_size,
+        epochs=1000,
+        data=data,
+        model=ModelConfig(workload.embedding_dim, heads={"linear": {}, "fm": {}, "dnn": {}}, network=network),
+        optimizer=OptimizerConfig(sparse=SparseOptimizerConfig(name="rowwise_adagrad")),
+        precision=PrecisionConfig(dense=precision),
+        checkpoint=CheckpointConfig(directory=str(_run_dir(folder) / "checkpoints"), resume="none"),
+    )
