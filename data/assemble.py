@@ -14,8 +14,8 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from data.bags import Bags
 from data.batch import Batch
 from data.categorical import IdArray
+from data.columns import Columns
 from data.encode import Float32Array
-from data.reader import Columns
 from data.schema import Schema
 
 

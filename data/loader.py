@@ -13,11 +13,12 @@ import torch
 
 from data.assemble import Assembler, batch_bytes_per_row
 from data.batch import Batch
+from data.columns import held_bytes_per_row
 from data.counters import FeatureCounts
 from data.damage import Damage, DamageLog, DamagePolicy
 from data.index import DatasetIndex
 from data.order import SampleOrder
-from data.reader import decoding_bytes, held_bytes_per_row
+from data.reader import decoding_bytes
 from data.schema import Schema
 from data.windows import Windows, windows_per_lane
 
@@ -110,7 +111,7 @@ class BatchLoader:
 
         lanes of this worker x windows per lane (2) x rows of a window x bytes per row
         + threads x what a task holds + ready batches + what the allocators keep. A window has
-        ``window_rows`` rows, and up to one row group more. See ``reader.held_bytes_per_row`` and
+        ``window_rows`` rows, and up to one row group more. See ``columns.held_bytes_per_row`` and
         ``reader.decoding_bytes``; how long strings and lists are is known from the footers.
         """
         schema, index, largest_window = self.schema, self.index, self.order.largest_window

@@ -10,13 +10,14 @@ import numpy as np
 import numpy.typing as npt
 
 from data.assemble import Piece
+from data.columns import ColumnMemory, Columns
 from data.counters import FeatureCounts
 from data.damage import DamageError, DamageLog
 from data.decoded_size import DecodedSizes
 from data.index import DatasetIndex
 from data.order import SampleOrder, Span
 from data.parquet import RowGroup
-from data.reader import ColumnMemory, Columns, WindowReader
+from data.reader import WindowReader
 from data.schema import Schema
 
 IntArray = npt.NDArray[np.int64]

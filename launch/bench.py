@@ -109,8 +109,8 @@ def _run_training(config: BenchConfig) -> None:
     with process_group(worker, timeout_s=600), tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(config.folder or on_main(lambda: temporary))
         folder.mkdir(parents=True, exist_ok=True)
-        baselines = config.baselines and worker.world_size == 1 and worker.device.type == "cpu"
-        speeds, limits = measure_training(workload, config.target, worker, folder, baselines=baselines)
+        compare = config.baselines and worker.world_size == 1 and worker.device.type == "cpu"
+        speeds, limits = measure_training(workload, config.target, worker, folder, compare=compare)
         if worker.is_main:
             print(table(workload, config.target, speeds, limits, worker), flush=True)
             if config.out is not None:

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import importlib
-import itertools
 import shutil
 import statistics
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
 import yaml
 
-from data.batch import Batch
+from launch.bench_contenders import Contender, Evaluation, Training, baselines
 from launch.bench_files import NUM_DENSE, NUM_SPARSE, cardinalities, declaration_of, write_files
 from launch.bench_limits import Limits, measure_limits
 from trainer.config import CheckpointConfig, DataConfig, ModelConfig, OptimizerConfig, PrecisionConfig, TrainConfig
 from trainer.config.optimizer import SparseOptimizerConfig
 from trainer.distributed import Worker
-from trainer.job import Job, build
+from trainer.job import build
 from trainer.model.network import NetworkConfig
-from trainer.pipeline import TrainPipeline
 from trainer.timing.breakdown import Breakdown
-from trainer.timing.observer import Observer
 
-BATCHES_IN_MEMORY = 8
 FIELDS = f"{NUM_DENSE} + {NUM_SPARSE}"
 
 
@@ -95,19 +88,8 @@ class Speed:
         return statistics.median(self.step_ms)
 
 
-class _Contender(Protocol):
-    precision: str
-    ours: bool
-
-    def __call__(self, steps: int) -> None:
-        """Takes some steps."""
-
-    def parts(self) -> Breakdown | None:
-        """Where the time since the last call went. All ranks must call this."""
-
-
 def measure_training(
-    workload: Workload, target: str, worker: Worker, folder: Path, *, baselines: bool
+    workload: Workload, target: str, worker: Worker, folder: Path, *, compare: bool
 ) -> tuple[list[Speed], Limits]:
     """Runs all contenders by turns. All ranks must call this.
 
@@ -116,7 +98,7 @@ def measure_training(
         target: ``step`` (batches in memory), ``train`` (from Parquet, and from memory for comparison) or ``eval``.
         worker: This process.
         folder: Where the Parquet file is made, unless it is there.
-        baselines: Whether plain and hand-tuned PyTorch run, too.
+        compare: Whether plain and hand-tuned PyTorch run, too.
 
     Returns:
         Of each contender; and the limits, which are those of this rank.
@@ -125,15 +107,22 @@ def measure_training(
         _write(workload, folder)
     dist.barrier()
     with ExitStack() as stack:
-        contenders: dict[str, _Contender] = {}
+        contenders: dict[str, Contender] = {}
         for precision in workload.precisions:
             job = build(_config(workload, precision, worker, folder), worker)
             for source in ("Parquet", "memory") if target == "train" else ("memory",):
-                ours = _Evaluation(job, precision) if target == "eval" else _Training(job, precision, source)
+                ours = Evaluation(job, precision) if target == "eval" else Training(job, precision, source)
                 contenders[f"ShardFM {precision}, from {source}"] = ours
                 stack.callback(ours.close)
-        if baselines and target != "eval":
-            contenders |= _baselines(workload, folder, from_parquet=target == "train")
+        if compare and target != "eval":
+            contenders |= baselines(
+                _file(workload, folder),
+                [n + 2 for n in cardinalities(workload.max_cardinality)],
+                embedding_dim=workload.embedding_dim,
+                layers=workload.layers,
+                batch_size=workload.batch_size,
+                from_parquet=target == "train",
+            )
         rounds: dict[str, list[float]] = {name: [] for name in contenders}
         limits = []
         for _ in range(workload.repeats):
@@ -150,7 +139,7 @@ def measure_training(
     return speeds, Limits.median(limits)
 
 
-def _timed(contender: _Contender, steps: int, worker: Worker) -> float:
+def _timed(contender: Contender, steps: int, worker: Worker) -> float:
     """Seconds; the first step after another's turn finds cold caches and is not counted."""
     contender(1)
     contender.parts()
@@ -161,108 +150,6 @@ def _timed(contender: _Contender, steps: int, worker: Worker) -> float:
         torch.cuda.synchronize(worker.device)
     dist.barrier()
     return time.perf_counter() - started
-
-
-class _Training:
-    """A job that trains some steps at a time."""
-
-    ours = True
-
-    def __init__(self, job: Job, precision: str, source: str) -> None:
-        self.precision = precision
-        self._job = job
-        self._observer = Observer(job.assembled.model, job.worker)
-        self._clock = self._observer.clock
-        self._pipeline = TrainPipeline(
-            job.assembled.model, job.optimizers.combined, job.worker.device, self._clock, job.assembled.loss_scale
-        )
-        self._stream = job.train_loader.batches(0, BATCHES_IN_MEMORY if source == "memory" else job.total_steps)
-        batches: Iterator[Batch] = itertools.cycle(list(self._stream)) if source == "memory" else self._stream
-        self._batches = self._clock.reads(batches)
-        self._step = 0
-
-    def __call__(self, steps: int) -> None:
-        job = self._job
-        for _ in range(steps):
-            job.optimizers.set_learning_rates(self._step)
-            job.assembled.step_context.advance(self._step)
-            outputs, _ = self._pipeline.step(self._batches)
-            job.metrics.update(*outputs)
-            self._step += 1
-            self._clock.step_done()
-
-    def parts(self) -> Breakdown | None:
-        return self._observer.report()
-
-    def close(self) -> None:
-        """Ends the reading ahead."""
-        self._stream.close()
-
-
-class _Evaluation:
-    """A job that evaluates some steps at a time, from memory."""
-
-    ours = True
-
-    def __init__(self, job: Job, precision: str) -> None:
-        self.precision = precision
-        self._job = job
-        job.assembled.model.eval()
-        with job.train_loader.batches(0, BATCHES_IN_MEMORY) as stream:
-            self._batches = itertools.cycle(list(stream))
-
-    @torch.no_grad()
-    def __call__(self, steps: int) -> None:
-        job = self._job
-        for batch in itertools.islice(self._batches, steps):
-            _, outputs = job.assembled.model(batch.to(job.worker.device, non_blocking=True))
-            job.metrics.update(*outputs)
-
-    def parts(self) -> Breakdown | None:
-        return None
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Baseline:
-    """PyTorch without this project."""
-
-    ours = False
-
-    def __init__(self, training: Any, rows: Iterator[tuple[torch.Tensor, ...]], precision: str) -> None:
-        self.precision = precision
-        self._training = training
-        self._rows = rows
-
-    def __call__(self, steps: int) -> None:
-        for rows in itertools.islice(self._rows, steps):
-            self._training.step(*rows)
-
-    def parts(self) -> Breakdown | None:
-        return None
-
-
-def _baselines(workload: Workload, folder: Path, *, from_parquet: bool) -> dict[str, _Contender]:
-    # By name: the baselines are no part of what is installed.
-    plain, tuned = (importlib.import_module(f"tests.benchmarks.{name}") for name in ("plain", "tuned"))
-    shape = (
-        [n + 2 for n in cardinalities(workload.max_cardinality)],
-        NUM_DENSE,
-        workload.embedding_dim,
-        workload.layers,
-    )
-    names = [f"I{n}" for n in range(NUM_DENSE)], [f"C{n}" for n in range(NUM_SPARSE)], "label"
-
-    def rows() -> Iterator[tuple[torch.Tensor, ...]]:
-        read = plain.batches(_file(workload, folder), *names, workload.batch_size)
-        return read if from_parquet else itertools.cycle(list(itertools.islice(read, BATCHES_IN_MEMORY)))
-
-    contenders: dict[str, _Contender] = {
-        f"hand-tuned PyTorch {name}": _Baseline(tuned.Training(*shape, bf16=name == "bf16"), rows(), name)
-        for name in ("bf16", "fp32")
-    }
-    return contenders | {"plain PyTorch fp32": _Baseline(plain.Training(*shape), rows(), "fp32")}
 
 
 def _file(workload: Workload, folder: Path) -> Path:

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data.carried import CarriedColumn
+from data.columns import held_bytes_per_row
 from data.damage import DamagePolicy
 from data.files import resolve_files
 from data.footer_cache import FooterCache
 from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
-from data.reader import held_bytes_per_row
 from data.retry import Retry
 from data.schema import Schema, load_schema
 from data.storage import read_bytes

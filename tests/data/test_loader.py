@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from data.batch import Batch
+from data.columns import held_bytes_per_row
 from data.counters import FeatureCounts
 from data.errors import DataError
 from data.index import DatasetIndex, build_index
 from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
-from data.reader import held_bytes_per_row, read_window
+from data.reader import read_window
 from data.schema import Schema, parse_schema
 from data.windows import windows_per_lane
 

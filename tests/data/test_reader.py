@@ -9,10 +9,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from data.categorical import encode_sparse
+from data.columns import Columns
 from data.counters import FeatureCounts
 from data.errors import DataError
 from data.index import build_index
-from data.reader import Columns, WindowReader, read_window
+from data.reader import WindowReader, read_window
 from data.schema import Schema, SparseFeature, parse_schema
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from data.columns import held_bytes_per_row
 from data.damage import DamagePolicy
 from data.errors import DataError
-from data.reader import held_bytes_per_row
 from tests.trainer.test_config import composed
 from trainer.config import TrainConfig
 from trainer.errors import ConfigError
