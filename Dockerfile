@@ -13,14 +13,18 @@ WORKDIR /opt/shardfm
 # The requirements change less often than the code: their layer is used again.
 COPY requirements-cpu.txt requirements-gpu.txt ./
 # --no-deps: the file is complete, and torchrec's metadata demands the CUDA build of fbgemm-gpu.
-RUN pip install --no-cache-dir --no-deps -r requirements-${FLAVOR}.txt
+# A torch that is a CUDA build links to CUDA's libraries even where there is no GPU.
+RUN pip install --no-cache-dir --no-deps -r requirements-${FLAVOR}.txt \
+ && { python -c 'import torch' 2>/dev/null \
+      || { grep -E '^(cuda|nvidia|triton)' requirements-gpu.txt > /tmp/cuda.txt \
+           && pip install --no-cache-dir --no-deps -r /tmp/cuda.txt; }; }
 COPY pyproject.toml README.md LICENSE ./
 COPY configs configs
 COPY data data
 COPY launch launch
 COPY trainer trainer
 RUN pip install --no-cache-dir --no-deps --no-build-isolation --editable . \
- && useradd --create-home shardfm
+ && useradd --create-home --uid 1000 shardfm
 USER shardfm
 
 # One core of arithmetic threads for each worker, unless the job says otherwise.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -84,6 +85,17 @@ def test_a_stopped_rank_is_named_by_those_that_wait_for_it(tmp_path: Path) -> No
     assert job.wait([0]) == [STALLED_EXIT_CODE]
     last = job.output(0).strip().splitlines()[-1]
     assert "it is at: step 6. It waits for rank 1, which gives no sign of life (stopped, cut off or dead" in last
+    job.kill()
+
+
+def test_a_rank_without_signs_of_life_is_missed_before_anything_else_fires(tmp_path: Path) -> None:
+    job = faulty("stop", tmp_path, f"distributed.heartbeat_timeout_s={SHORT}", stall_s=LONG)
+    assert job.wait([0]) == [STALLED_EXIT_CODE]
+    last = job.output(0).strip().splitlines()[-1]
+    assert last.startswith(
+        "error: rank 0 ends: no sign of life for 2 s (host or network gone, or stopped) from rank 1 on "
+    )
+    assert re.search(r" \(last seen at: \S.*\)\. The limit is distributed\.heartbeat_timeout_s=2\.$", last)
     job.kill()
 
 
