@@ -15,7 +15,8 @@ from data.list_lengths import mean_list_lengths
 from data.order import check_world_size
 from data.schema import Schema, load_schema
 from launch.cli import command
-from launch.plan_estimate import Estimate, as_json, estimate
+from launch.plan_estimate import estimate
+from launch.plan_figures import Estimate, as_json
 from launch.plan_ladder import Rung, climb
 from launch.plan_report import ladder_text, page, text
 from trainer.config.plan import PlanConfig

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from data.schema import Schema
-from launch.plan_estimate import Estimate, estimate
+from launch.plan_estimate import estimate
+from launch.plan_figures import Estimate
 from trainer.config.plan import PlanConfig
 from trainer.errors import ConfigError
 

@@ -12,7 +12,8 @@ from matplotlib.figure import Figure
 
 from launch.page import document, svg
 from launch.page import table as html_table
-from launch.plan_estimate import USES, Estimate, TableEstimate, imbalance
+from launch.plan_estimate import USES
+from launch.plan_figures import Estimate, TableEstimate, imbalance
 from launch.plan_ladder import Rung
 from trainer.config.plan import PlanConfig
 

@@ -16,7 +16,8 @@ from hydra.core.config_store import ConfigStore
 
 from data.schema import load_schema
 from launch.plan import run
-from launch.plan_estimate import Estimate, as_json, estimate, imbalance
+from launch.plan_estimate import estimate
+from launch.plan_figures import Estimate, as_json, imbalance
 from launch.plan_ladder import climb
 from launch.plan_report import ladder_text, page, text
 from tests.launch.processes import ROOT, run_python
