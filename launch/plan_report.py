@@ -134,7 +134,9 @@ def page(result: Estimate | None, rungs: Sequence[Rung], config: PlanConfig) -> 
 def _headline(result: Estimate, config: PlanConfig) -> str:
     cluster = result.cluster
     total, rows = sum(sum(t.shard_bytes) for t in result.tables), sum(t.rows for t in result.tables)
-    kinds = f"{config.optimizer.sparse.name}, {config.precision.tables} rows"
+    # Those of rules after that of all other tables.
+    optimizers = dict.fromkeys([config.optimizer.sparse.name, *(r.name for r in config.optimizer.tables if r.name)])
+    kinds = f"{' and '.join(optimizers)}, {config.precision.tables} rows"
     return (
         f"{config.name} on {cluster.name}: {len(result.tables):,} tables of {rows:,} rows, "
         f"{total / _GIB:,.1f} GiB with optimizer states ({kinds}), over "
