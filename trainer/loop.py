@@ -14,7 +14,7 @@ from trainer.checkpoint.state import restore_model
 from trainer.checkpoint.storage import committed_path
 from trainer.config import TrainConfig
 from trainer.data_quality import feature_counts, total_skipped_rows
-from trainer.distributed import Worker
+from trainer.distributed import Worker, gather
 from trainer.evaluate import evaluate
 from trainer.evaluation import Evaluation
 from trainer.job import Job, build
@@ -210,6 +210,7 @@ class _Run:
                 self._newest[name] = self._evaluation_of(name)
                 self._journal.evaluated(self._newest[name])
             job.monitor.see(self._done, self._newest[job.watched_set].metrics)
+            gather(None)  # the others wait here for who writes, not in the next step, which would look slow
         self._journal.pause()
 
     def _evaluation_of(self, name: str) -> Evaluation:

@@ -16,6 +16,7 @@ from data.loader import BatchStream
 from tests.ranks import results_of, run_ranks
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
+from trainer.logging.journal import Journal
 from trainer.logging.record import read_record
 from trainer.model.ctr import HeadSum, Outputs
 from trainer.pipeline import TrainPipeline
@@ -70,6 +71,17 @@ def slow_directory(worker: Worker) -> Callable[[], None]:
     return patched(trainer.checkpoint.storage, "commit", commit_late)
 
 
+def slow_writer(worker: Worker) -> Callable[[], None]:
+    write = Journal.evaluated
+
+    def write_late(self: Journal, *arguments: Any) -> None:
+        if worker.is_main:
+            time.sleep(0.4)
+        write(self, *arguments)
+
+    return patched(Journal, "evaluated", write_late)
+
+
 def patched(owner: Any, name: str, replacement: Any) -> Callable[[], None]:
     original = getattr(owner, name)
     setattr(owner, name, replacement)
@@ -99,7 +111,7 @@ def train_slowly(worker: Worker, config: TrainConfig, slow: Callable[[Worker], C
     return 1000 * (StampedPipeline.stamps[-1] - StampedPipeline.stamps[0])
 
 
-SLOW = (slow_reader, slow_rank, slow_directory)
+SLOW = (slow_reader, slow_rank, slow_directory, slow_writer)
 
 
 def train_all(worker: Worker, configs: list[TrainConfig]) -> list[float]:
@@ -116,6 +128,7 @@ def runs(make_config: Callable[..., TrainConfig], tmp_path: Path) -> dict[str, t
             max_steps=NUM_STEPS,
             epochs=4,
             eval_every_epochs=4,
+            eval_every_steps=5 if slow is slow_writer else None,
             checkpoint={"every_steps": 1 if slow is slow_directory else 1000},
         )
         for slow in SLOW
@@ -130,7 +143,7 @@ def test_slowness_is_named_and_the_stages_add_up_to_the_wall_time(
     runs: dict[str, tuple[list[dict[str, Any]], float]],
 ) -> None:
     # In the middle of the run: in its last steps, there is nothing left to read.
-    reader, rank, directory = (runs[slow.__name__][0][1] for slow in SLOW)
+    reader, rank, directory, writer = (runs[slow.__name__][0][1] for slow in SLOW)
     assert reader["verdict"]["text"].startswith("data-bound: rank 1 waits ")
     assert rank["verdict"]["text"].startswith("rank 1 is slow: the others wait ")
     assert rank["verdict"]["text"].endswith(" for its dense forward")
@@ -140,6 +153,9 @@ def test_slowness_is_named_and_the_stages_add_up_to_the_wall_time(
         slowest = line["stages"][stage.value]
         assert line["slowest_rank"] == slowest["max_rank"] == 1
         assert slowest["max_ms"] > line["step_ms"] / 2
+
+    # Both ranks wait for who writes in the evaluation, and not in the steps.
+    assert writer["stages"]["evaluation"]["mean_ms"] > 0.8 * writer["stages"]["evaluation"]["max_ms"] > 0
 
     for name, (lines, wall_ms) in runs.items():
         assert [line["num_steps"] for line in lines] == [3, 4, 4], "all but the first step, which builds"

@@ -15,9 +15,9 @@ _INK, _LINE, _SOFT = "#1f2933", "#2563a8", "#9aa5b1"
 def pictures(evaluation: Evaluation) -> dict[str, Figure]:
     """Reliability, precision over recall, and ROC, by name."""
     curves = evaluation.curves
-    figures = {name: Figure(figsize=(4.8, 4.2), dpi=110, layout="constrained") for name in curves}
+    figures = {name: Figure(figsize=(4.8, 4.2), dpi=100) for name in curves}
     for name, figure in figures.items():
-        axes = figure.subplots()
+        axes = figure.add_axes((0.15, 0.12, 0.82, 0.8))  # layouts that fit themselves draw everything twice
         axes.set_title(f"{evaluation.set}, step {evaluation.step:,}", color=_INK, fontsize=10)
         axes.grid(alpha=0.25)
         _DRAW[name](axes, curves[name])
