@@ -140,6 +140,7 @@ def test_a_manifest_fits_the_schemas_of_kubernetes(name: str) -> None:
         kubernetes_validate.validate(pod(pods["template"]), KUBERNETES, strict=True)
     (container,) = pods["template"]["spec"]["containers"]
     assert container["args"] == arguments
+    assert container["command"] == ["bash", "launch/cluster/run_host.sh", "launch/train.py"]
     assert container["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert pods["template"]["spec"]["terminationGracePeriodSeconds"] > 60
     assert pods["template"]["spec"]["volumes"][0]["persistentVolumeClaim"] == {"claimName": "shardfm"}
