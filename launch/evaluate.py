@@ -10,7 +10,7 @@ from trainer.assembly import assemble
 from trainer.checkpoint import state, storage
 from trainer.checkpoint.bucket import location
 from trainer.checkpoint.identity import check_identity, schema_identity
-from trainer.config import DataConfig, EvaluateConfig, TrainConfig, to_config
+from trainer.config import DataConfig, EvaluateConfig, MetricsConfig, TrainConfig, to_config
 from trainer.distributed import Worker, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 from trainer.evaluate import evaluate
@@ -46,7 +46,7 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchd
     trained = to_config(manifest.config, TrainConfig, where=str(path))
     data = config.data or trained.data
     batch_size = config.eval_global_batch_size or trained.eval_global_batch_size
-    metrics = config.metrics or trained.metrics
+    metrics: MetricsConfig = config.metrics or trained.metrics
     names = evaluated_sets(config, data)
     datasets = {name: open_evaluation_data(name, data, metrics) for name in names}
     schema = datasets[names[0]].schema

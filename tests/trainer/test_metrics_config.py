@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.trainer.test_config import composed
-from trainer.config import TrainConfig
+from trainer.config import EvaluateConfig, MetricsConfig, TrainConfig, to_config
 from trainer.errors import ConfigError
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -51,3 +51,12 @@ def test_all_of_it_can_be_given_on_the_command_line() -> None:
     ]
     assert config.data.evaluation_sets == ["test", "yesterday", "mobile"]
     assert config.data.files_of("mobile") == ["a", "b"]
+
+
+def test_an_evaluation_may_ask_for_other_metrics_than_its_run() -> None:
+    asked = {"gauc_column": "user", "slices": [{"column": "site", "top": 20}]}
+    config = to_config({"checkpoint_path": "x", "metrics": asked}, EvaluateConfig)
+    assert isinstance(config.metrics, MetricsConfig)
+    assert (config.metrics.gauc_column, config.metrics.slices[0].top) == ("user", 20)
+    with pytest.raises(ConfigError, match="metrics: unknown key 'gauc'"):
+        to_config({"checkpoint_path": "x", "metrics": {"gauc": "user"}}, EvaluateConfig)

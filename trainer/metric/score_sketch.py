@@ -105,10 +105,13 @@ class ScoreSketch:
         ordered, order = torch.cat([self.highest, highest]).sort()
         # Unused keys end the order, whatever else there is, and share a place of their own.
         differing = torch.bitwise_xor(ordered[1:], ordered[:-1])
-        shared_bits = torch.maximum(shared_bits, _bits_to_share(differing, self.capacity))
+        # Mostly there are places enough, which is soon seen; but on a device, not without waiting for it.
+        on_cpu = ordered.device.type == "cpu"
+        if not on_cpu or int((differing >> shared_bits != 0).sum()) > self.capacity:
+            shared_bits = torch.maximum(shared_bits, _bits_to_share(differing, self.capacity))
         places = torch.zeros_like(order)
         torch.cumsum(differing >> shared_bits != 0, 0, out=places[1:])
-        num_places = int(places[-1]) + 1 if ordered.device.type == "cpu" else self.capacity + 1
+        num_places = int(places[-1]) + 1 if on_cpu else self.capacity + 1
         merged = self.sums.new_zeros(num_places, 4).index_add_(0, places, torch.cat([self.sums, sums])[order])
         unused = self.highest.new_full((num_places,), _UNUSED)
         return ScoreSketch(
