@@ -43,6 +43,7 @@ class Figures:
 
     def __init__(self, config: MetricsConfig) -> None:
         self._metrics = [metric(config) for metric in metric_classes()]
+        self._unranked = ScoreSketch.empty(CAPACITY, torch.device("cpu")).ranking()
         self.terms: list[Term] = list(dict.fromkeys(term for metric in self._metrics for term in metric.terms))
 
     def of(self, sums: torch.Tensor, ranking: Ranking | None) -> dict[str, float]:
@@ -53,9 +54,8 @@ class Figures:
             ranking: Over all ranks.
         """
         totals: Totals = dict(zip(self.terms, sums.tolist(), strict=True))
-        nothing = ScoreSketch.empty(CAPACITY, torch.device("cpu")).ranking()
         return {
-            metric.name: metric.compute(totals, ranking or nothing)
+            metric.name: metric.compute(totals, ranking or self._unranked)
             for metric in self._metrics
             if ranking is not None or not metric.ranked
         }

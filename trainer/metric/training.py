@@ -9,8 +9,8 @@ from trainer.config.metrics import MetricsConfig
 from trainer.metric import MetricSet
 from trainer.metric.tally import Tally
 
-TRAINING_CAPACITY = 1 << 15
-"""Places for scores: half of what evaluations have, since all of it is in every checkpoint (3 MiB)."""
+TRAINING_CAPACITY = 1 << 14
+"""Places for scores: a quarter of what evaluations have, since reports are many and checkpoints hold it all (1.5 MiB)."""
 
 _SLOTS = 32
 """Of the moving window: it moves by so many parts of its length."""
