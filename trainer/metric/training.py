@@ -10,7 +10,7 @@ from trainer.metric import MetricSet
 from trainer.metric.tally import Tally
 
 TRAINING_CAPACITY = 1 << 14
-"""Places for scores: a quarter of what evaluations have, since reports are many and checkpoints hold it all (1.5 MiB)."""
+"""Places for scores: a quarter of what evaluations have; reports are many, and checkpoints hold it all (1.5 MiB)."""
 
 _SLOTS = 32
 """Of the moving window: it moves by so many parts of its length."""
