@@ -83,7 +83,7 @@ def test_an_interrupted_run_ends_as_an_uninterrupted_one(
     assert_equal_bits(tensors_of(newest[0]), tensors_of(newest[1]))
     again = train_on(1, overfitting(run_dir=tmp_path / "parts"))
     assert (again.best_step, again.steps) == (whole.best_step, whole.steps)
-    assert again.metrics == pytest.approx(whole.metrics)
+    assert again.metrics == pytest.approx(whole.metrics, rel=1e-4)  # other sums, of other numbers of rows
 
 
 def test_without_validation_rows_the_test_split_is_watched(
