@@ -38,8 +38,9 @@ def fields(first_order_BM: torch.Tensor, vectors_BMD: torch.Tensor) -> Fields:
 def fields_with_dense_columns(
     w_BF: torch.Tensor, v_BFD: torch.Tensor, x_BN: torch.Tensor, w_N: torch.Tensor, v_ND: torch.Tensor
 ) -> tuple[Fields, Fields]:
-    """Two sparse features, brought in reverse order, and two dense columns; and the same multiplied out."""
-    kept_apart = Fields(w_BF[:, [1, 0]], v_BFD[:, [1, 0]], x_BN, w_N, v_ND, places=torch.tensor([1, 0]))
+    """Three sparse features, brought in another order, and a dense column; and the same multiplied out."""
+    brought = [1, 2, 0]  # no swap: where a feature stands is not which one stands there
+    kept_apart = Fields(w_BF[:, brought], v_BFD[:, brought], x_BN, w_N, v_ND, places=torch.tensor([2, 0, 1]))
     first_order_BM = torch.cat([w_BF, x_BN * w_N], 1)
     return kept_apart, fields(first_order_BM, torch.cat([v_BFD, x_BN.unsqueeze(2) * v_ND], 1))
 
@@ -97,7 +98,7 @@ class TestContract:
 
     def test_dense_columns_kept_apart_count_as_multiplied_out(self, name: str) -> None:
         head, generator = make_head(name), torch.Generator().manual_seed(3)
-        shapes = [(B, 2), (B, 2, D), (B, 2), (2,), (2, D)]
+        shapes = [(B, 3), (B, 3, D), (B, 1), (1,), (1, D)]
         parts = [torch.randn(s, dtype=torch.float64, generator=generator).requires_grad_() for s in shapes]
         logits, gradients = [], []
         for seen in fields_with_dense_columns(*parts):
