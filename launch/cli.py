@@ -91,14 +91,14 @@ def _end(error: Exception) -> NoReturn:
         # The same on every rank.
         end_process(str(error), code=USER_ERROR_EXIT_CODE, speak=first_of_job, is_cause=first_of_job)
     elif isinstance(error, ConfigError | HydraException | OmegaConfBaseException):
-        # Every rank composes the same command line, so one rank of each host speaks for it.
-        stop_agent()
-        # torchrun ends all when the first one ends: that has to be the one who speaks.
+        # Every rank composes the same command line, so one rank of each host speaks for it. torchrun ends all
+        # when the first one ends: that has to be the one who speaks.
         end_process(
             _message(error),
             code=USER_ERROR_EXIT_CODE,
             speak=first_of_host,
             is_cause=first_of_host,
+            may_restart=False,
             after_s=0 if first_of_host else _SPEAKER_FIRST_S,
         )
     elif isinstance(error, ShardFMError):

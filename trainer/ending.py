@@ -26,7 +26,13 @@ _PR_SET_PDEATHSIG = 1
 
 
 def end_process(
-    message: str, *, code: int, speak: bool = True, is_cause: bool = True, after_s: float = 0.0
+    message: str,
+    *,
+    code: int,
+    speak: bool = True,
+    is_cause: bool = True,
+    may_restart: bool = True,
+    after_s: float = 0.0,
 ) -> NoReturn:
     """Ends the process at once, without waiting for threads that may hang, and closes its connections.
 
@@ -36,6 +42,7 @@ def end_process(
         speak: Whether to print the message.
         is_cause: False where this process only heard of a failure. torchrun calls the earliest failure the
             root cause and prints it last, so that such a process has to come after who had the failure.
+        may_restart: False where another start would only repeat the failure (see ``stop_agent``).
         after_s: Seconds to leave to another process, which says the same and whose end ends this one, too.
     """
     if speak:
@@ -48,6 +55,9 @@ def end_process(
         with open(error_file, "w", encoding="utf-8") as file:
             json.dump(record, file)
     sys.stdout.flush()
+    if not may_restart:
+        # Only now: the agent ends its workers as soon as it hears it, this one with them.
+        stop_agent()
     time.sleep(after_s)
     os._exit(code)
 

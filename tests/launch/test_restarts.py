@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -76,6 +78,21 @@ def test_workers_that_cannot_share_the_lanes_end_with_the_numbers_that_can(
         "error: a world of 3 workers cannot share data.lanes=4 equally; start 1, 2 or 4 workers, or set data.lanes "
         "to a multiple of 3 (another order)."
     ]
+
+
+def test_a_worker_has_spoken_when_its_agent_hears_of_a_mistake(tmp_path: Path) -> None:
+    """This agent ends its worker at once, and counts what the worker had written until then."""
+    worker = "from trainer.ending import end_process; end_process('no such table', code=2, may_restart=False, after_s=60)"
+    words = tmp_path / "words"
+    agent = f"""
+    trap 'wc -l < {words}; kill -KILL $worker; exit' TERM
+    {sys.executable} -c "{worker}" 2> {words} & worker=$!
+    wait $worker"""
+    environment = {**os.environ, "TORCHELASTIC_MAX_RESTARTS": "1", "LOCAL_RANK": "0"}
+    done = subprocess.run(
+        ["bash", "-c", agent], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == ["3"], words.read_text()
 
 
 def test_an_elastic_job_goes_on_with_the_workers_that_are_left(tmp_path: Path, fault: pytest.MonkeyPatch) -> None:
