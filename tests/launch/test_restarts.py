@@ -82,7 +82,9 @@ def test_workers_that_cannot_share_the_lanes_end_with_the_numbers_that_can(
 
 def test_a_worker_has_spoken_when_its_agent_hears_of_a_mistake(tmp_path: Path) -> None:
     """This agent ends its worker at once, and counts what the worker had written until then."""
-    worker = "from trainer.ending import end_process; end_process('no such table', code=2, may_restart=False, after_s=60)"
+    worker = (
+        "from trainer.ending import end_process; end_process('no such table', code=2, may_restart=False, after_s=60)"
+    )
     words = tmp_path / "words"
     agent = f"""
     trap 'wc -l < {words}; kill -KILL $worker; exit' TERM
