@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from math import prod
 
@@ -12,7 +13,7 @@ from torchrec.distributed.planner.types import ShardingOption
 from data.schema import Schema
 from launch.plan_figures import Estimate, TableEstimate
 from trainer.cluster import cluster_of_group, memory_of_rank
-from trainer.config import ClusterConfig
+from trainer.config import ClusterConfig, PrecisionConfig
 from trainer.config.plan import PlanConfig
 from trainer.dense_cost import DenseCost, dense_cost
 from trainer.errors import ConfigError
@@ -51,6 +52,7 @@ def estimate(config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | 
     Raises:
         ConfigError: The planner finds no plan, or the config asks for what the cluster's device lacks.
     """
+    config = dataclasses.replace(config, precision=_settled(config))
     cluster, settings = config.cluster, table_settings(schema, config.optimizer)
     check_sharding(config.sharding, schema, cluster.device)
     check_table_optimizers(settings, config.sharding, config.precision, cluster.device)
@@ -170,6 +172,15 @@ def _times(options: list[ShardingOption], world_size: int) -> dict[str, np.ndarr
             for part in PARTS:
                 times[part][shard.rank] += getattr(shard.perf, _PERF.get(part, part))
     return times
+
+
+def _settled(config: PlanConfig) -> PrecisionConfig:
+    """``auto`` is what it would be there: bf16, if the cluster multiplies it faster."""
+    if config.precision.dense != "auto":
+        return config.precision
+    peaks = config.cluster.dense_tflops
+    faster = peaks.get("bf16", 0.0) > peaks.get("fp32", 0.0)
+    return dataclasses.replace(config.precision, dense="bf16" if faster else "fp32")
 
 
 def _peak(config: PlanConfig) -> float:

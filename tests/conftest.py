@@ -89,6 +89,7 @@ def make_config(click_log: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
                 "lanes": 4,
                 "window_rows": 30,
             },
+            "precision": {"dense": "fp32"},
             "model": {
                 "embedding_dim": 7,
                 "init_std": 0.3,

@@ -77,7 +77,7 @@ class Job:
             f"{self.config.name}: {index.num_rows:,} rows in {len(index.row_groups)} row groups of {index.num_files} "
             f"files; {order.steps_per_epoch} steps an epoch; {self.worker.world_size} ranks on "
             f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}{self._copies}; "
-            f"{self.assembled.num_parameters:,} parameters"
+            f"{self.assembled.num_parameters:,} parameters; matrix products in {self.config.precision.dense}"
         )
 
     def summary(self) -> RunSummary:

@@ -34,7 +34,14 @@ def arguments(root: Path | str, run_dir: Path) -> list[str]:
     """Of the recording job: two epochs over what :func:`write_data` wrote."""
     return [
         *("data=parquet", f"data.root={root}", "data.lanes=4", "data.window_rows=100", "data.prefetch_batches=2"),
-        *(f"run_dir={run_dir}", "device=cpu", "epochs=2", "global_batch_size=16", "eval_global_batch_size=64"),
+        *(
+            f"run_dir={run_dir}",
+            "device=cpu",
+            "precision=fp32",
+            "epochs=2",
+            "global_batch_size=16",
+            "eval_global_batch_size=64",
+        ),
         *("eval_every_epochs=2", "model.embedding_dim=3", "model.network.layers=[4]"),
         *(f"checkpoint.every_steps={SAVE_EVERY}", "checkpoint.keep_last=2", "logging.every_steps=10"),
     ]

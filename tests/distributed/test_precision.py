@@ -14,12 +14,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.checkpoints import tensors_of
 from tests.ranks import results_of, run_ranks
 from trainer.checkpoint.storage import read_manifest
-from trainer.config import LossScaleConfig, TrainConfig
+from trainer.config import LossScaleConfig, PrecisionConfig, TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
 from trainer.loop import Result, train
+from trainer.model import precision
 from trainer.model.loss_scale import LossScale
 from trainer.nonfinite import NonFiniteError, NonFinitePolicy
+from trainer.run_config import load_config
 
 pytestmark = pytest.mark.distributed
 
@@ -30,6 +32,27 @@ PRECISIONS: dict[str, dict[str, Any]] = {
     "tables": {"tables": "fp16"},
     "both": {"dense": "bf16", "tables": "fp16"},
 }
+
+
+def settled(worker: Worker, with_bf16: tuple[int, ...], dense: str) -> str:
+    precision.multiplies_bf16 = lambda device: worker.rank in with_bf16
+    return precision.settle_precision(PrecisionConfig(dense=dense), worker).dense
+
+
+@pytest.mark.parametrize(
+    ("with_bf16", "dense", "outcome"),
+    [((0, 1), "auto", "bf16"), ((1,), "auto", "fp32"), ((0, 1), "fp32", "fp32"), ((), "bf16", "bf16")],
+)
+def test_auto_is_what_all_ranks_have(with_bf16: tuple[int, ...], dense: str, outcome: str) -> None:
+    assert results_of(run_ranks(2, settled, with_bf16, dense)) == [outcome] * 2
+
+
+def test_a_run_keeps_what_auto_came_to(make_config: Callable[..., TrainConfig]) -> None:
+    config = make_config(precision={"dense": "auto"}, max_steps=2)
+    (results,) = results_of(run_ranks(1, train_all, {"run": config}))
+    came_to = "bf16" if precision.multiplies_bf16(torch.device("cpu")) else "fp32"
+    assert load_config(Path(config.run_dir)).precision.dense == came_to
+    assert read_manifest(Path(results["run"].checkpoint)).config["precision"]["dense"] == came_to
 
 
 def train_all(worker: Worker, configs: dict[str, TrainConfig]) -> dict[str, Result]:
@@ -43,7 +66,7 @@ def test_half_precision_follows_single_precision(
     configs = {
         name: make_config(
             run_dir=tmp_path / name,
-            precision=precision,
+            precision=settings,
             sharding={"types": [sharding]},
             model={
                 "init_std": 0.05,
@@ -52,7 +75,7 @@ def test_half_precision_follows_single_precision(
             },
             optimizer={"sparse": {"lr": 0.05, "eps": 1e-4}},
         )
-        for name, precision in PRECISIONS.items()
+        for name, settings in PRECISIONS.items()
     }
     results: dict[str, Result] = results_of(run_ranks(2, train_all, configs))[0]
     states = {name: tensors_of(Path(result.checkpoint)) for name, result in results.items()}

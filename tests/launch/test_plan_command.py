@@ -25,7 +25,7 @@ from trainer.config import to_config
 from trainer.config.plan import PlanConfig
 from trainer.errors import ConfigError
 
-CRITEO = ["experiment=criteo_1tb", f"data.schema={ROOT / 'data/schemas/criteo_1tb.yaml'}"]
+CRITEO = ["experiment=criteo_1tb", "precision=fp32", f"data.schema={ROOT / 'data/schemas/criteo_1tb.yaml'}"]
 ADULT = ["experiment=adult", f"data.schema={ROOT / 'data/samples/adult/schema.yaml'}"]
 
 
@@ -99,6 +99,14 @@ def test_the_report_names_every_table_and_has_its_picture(criteo: tuple[PlanConf
     figures = json.loads(json.dumps(as_json(result)))
     assert figures["bottleneck"] == "dense"
     assert len(figures["memory_bytes_of_ranks"]["tables"]) == 8
+
+
+@pytest.mark.parametrize(("peaks", "tflops"), [({"fp32": 2.0, "bf16": 4.0}, 4), ({"fp32": 2.0, "bf16": 2.0}, 2)])
+def test_matrix_products_are_in_what_the_cluster_is_fast_in(peaks: dict[str, float], tflops: float) -> None:
+    _, result = planned(
+        *ADULT, "cluster=cpu_2", *(f"cluster.dense_tflops.{name}={peak}" for name, peak in peaks.items())
+    )
+    assert result.dense_tflops == tflops
 
 
 def test_more_tables_than_a_screen_holds_are_grouped_over_many_ranks(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from trainer.config.rules import at_least, check, one_of
 from trainer.errors import ConfigError
 
-DENSE_PRECISIONS = ("fp32", "tf32", "bf16", "fp16")
+DENSE_PRECISIONS = ("auto", "fp32", "tf32", "bf16", "fp16")
 TABLE_PRECISIONS = ("fp32", "fp16")
 ROUNDINGS = ("auto", "nearest", "stochastic")
 
@@ -33,12 +33,13 @@ class LossScaleConfig:
 class PrecisionConfig:
     """Of the heads' matrix products, and of the table rows.
 
+    ``dense: auto`` is settled when a job starts (:func:`trainer.model.precision.settle_precision`).
     Weights of the dense part, its optimizer, normalization, sums, logits and the loss are in fp32 always: bf16 and
     fp16 are those of autocast. ``rounding`` is that of fp16 rows when they are stepped: stochastic (in the mean, no
     step is lost) or to the nearest; auto is stochastic where the device has it.
     """
 
-    dense: str = "fp32"
+    dense: str = "auto"
     tables: str = "fp32"
     rounding: str = "auto"
     loss_scale: LossScaleConfig = field(default_factory=LossScaleConfig)

@@ -20,7 +20,7 @@ from trainer.model.head.base import Shape
 from trainer.model.loss_scale import LossScale
 from trainer.model.step_context import StepContext
 
-_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_HALVES = {"fp32": None, "tf32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 Outputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 """(logits, labels, weights), float32 [B] each, detached."""
@@ -130,7 +130,7 @@ class CTRModel(nn.Module):
     Args:
         schema: The features.
         config: Dimension, initialization and heads.
-        precision: Of matrix products and tables.
+        precision: Of matrix products (settled, not ``auto``) and tables.
         context: What dropout and batch normalization need to know of a step.
         world_size: Ranks of the job.
         seed: Of the dense weights; the tables are initialized once they are sharded.
@@ -164,7 +164,7 @@ class CTRModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.fields = FieldVectors(num_dense=len(schema.dense), layout=layout, std=config.init_std)
-            self.head_sum = HeadSum(config, shape, context, half=_HALVES.get(precision.dense))
+            self.head_sum = HeadSum(config, shape, context, half=_HALVES[precision.dense])
         limits = max_gradients or {}
         self.rows = LookedUpRows(
             schema.sparse_keys,

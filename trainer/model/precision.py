@@ -1,11 +1,34 @@
-"""Process-wide settings of matrix products."""
+"""In what the matrix products of a job are computed: what its devices have, and process-wide settings."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import torch
 
 from trainer.config import PrecisionConfig
+from trainer.distributed import Worker, gather
 from trainer.errors import ConfigError
+
+_FIRST_CUDA_WITH_BF16 = (8, 0)
+
+
+def multiplies_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 in hardware, and not by way of float32, which would be slower."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= _FIRST_CUDA_WITH_BF16
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def settle_precision(config: PrecisionConfig, worker: Worker) -> PrecisionConfig:
+    """Decides what ``precision.dense=auto`` is: bf16 where every rank's device has it, else fp32.
+
+    All ranks must call this. What is decided goes into the run's config and checkpoints, so that evaluations and
+    replays compute as the training did, wherever they run.
+    """
+    if config.dense != "auto":
+        return config
+    return dataclasses.replace(config, dense="bf16" if all(gather(multiplies_bf16(worker.device))) else "fp32")
 
 
 def set_matmul_precision(config: PrecisionConfig, device: torch.device) -> None:
