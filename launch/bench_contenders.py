@@ -17,7 +17,8 @@ from trainer.pipeline import TrainPipeline
 from trainer.timing.breakdown import Breakdown
 from trainer.timing.observer import Observer
 
-BATCHES_IN_MEMORY = 8
+BATCHES_IN_MEMORY = 64
+"""So many that the rows of the first ones have left the caches when they are looked up again, as in training."""
 
 
 class Contender(Protocol):

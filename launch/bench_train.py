@@ -23,6 +23,7 @@ from trainer.job import build
 from trainer.model.network import NetworkConfig
 from trainer.timing.breakdown import Breakdown
 
+_READ_AHEAD_S = 0.5
 FIELDS = f"{NUM_DENSE} + {NUM_SPARSE}"
 
 
@@ -141,6 +142,8 @@ def measure_training(
 
 def _timed(contender: Contender, steps: int, worker: Worker) -> float:
     """Seconds; the first step after another's turn finds cold caches and is not counted."""
+    # Until those who read ahead, of all contenders, have what they hold ready for their next turn.
+    time.sleep(_READ_AHEAD_S)
     contender(1)
     contender.parts()
     dist.barrier()
