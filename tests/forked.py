@@ -10,6 +10,7 @@ import os
 import runpy
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -70,6 +71,14 @@ class ForkedJob:
         for process in self.workers:
             process.terminate()
         return self.wait()
+
+    def end_with_the_first(self) -> list[int | None]:
+        """Waits until some worker has ended, then ends the others as torchrun would; returns all exit codes."""
+        deadline = time.monotonic() + DEADLINE_S
+        while all(process.is_alive() for process in self.workers):
+            assert time.monotonic() < deadline, f"still running after {DEADLINE_S:g} s:\n{self.output(0)}"
+            time.sleep(0.02)
+        return self.end_like_an_agent()
 
     def running(self) -> bool:
         """Whether some worker is."""

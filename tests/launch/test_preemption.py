@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tests.checkpoints import assert_equal_bits, tensors_of
-from tests.launch.processes import RunningJob, run_python, run_torchrun
+from tests.forked import ForkedJob
+from tests.launch.processes import RunningJob, run_python
 from trainer.checkpoint import storage
 
 pytestmark = pytest.mark.distributed
@@ -23,10 +24,10 @@ def arguments(run_dir: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("whole")
-    done = run_torchrun(2, *arguments(run_dir))
-    assert done.exit_code == 0, done.stderr
-    return run_dir / "checkpoints" / "step-00000192"
+    folder = tmp_path_factory.mktemp("whole")
+    job = ForkedJob(2, arguments(folder / "run"), folder=folder / "logs")
+    assert job.wait() == [0, 0], job.output(0)
+    return folder / "run" / "checkpoints" / "step-00000192"
 
 
 def started(tmp_path: Path) -> RunningJob:
@@ -39,9 +40,9 @@ def assert_continues_exactly(tmp_path: Path, uninterrupted: Path) -> None:
     (saved,) = storage.committed(tmp_path / "run" / "checkpoints")
     step = storage.read_manifest(saved).step
     assert 20 <= step < 192
-    again = run_torchrun(2, *arguments(tmp_path / "run"))
-    assert again.exit_code == 0, again.stderr
-    assert f"adult: 192 steps (resumed at {step})" in again.stdout
+    again = ForkedJob(2, arguments(tmp_path / "run"), folder=tmp_path / "again")
+    assert again.wait() == [0, 0], again.output(0)
+    assert f"adult: 192 steps (resumed at {step})" in again.output(0)
     assert_equal_bits(tensors_of(tmp_path / "run" / "checkpoints" / uninterrupted.name), tensors_of(uninterrupted))
 
 

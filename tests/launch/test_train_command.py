@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.checkpoints import assert_equal_bits, tensors_of
+from tests.forked import ForkedJob
 from tests.launch.processes import RunningJob, run_python, run_torchrun
+from trainer.ending import USER_ERROR_EXIT_CODE
 from trainer.metric import metric_classes
 from trainer.timing.stages import Stage
 
@@ -71,14 +74,14 @@ def test_killed_in_mid_epoch_it_resumes_to_the_same_bits(tmp_path: Path) -> None
     job = RunningJob(2, *arguments("killed"), log=tmp_path / "log")
     job.wait_for(lambda output: "step 27/128" in output)
     job.kill()
-    again = run_torchrun(2, *arguments("killed"))
-    assert again.exit_code == 0, again.stderr
-    resumed = re.search(r"adult: 128 steps \(resumed at (\d+)\)", again.stdout)
-    assert resumed is not None, again.stdout
+    again = ForkedJob(2, arguments("killed"), folder=tmp_path / "again")
+    assert again.wait() == [0, 0], again.output(0)
+    resumed = re.search(r"adult: 128 steps \(resumed at (\d+)\)", again.output(0))
+    assert resumed is not None, again.output(0)
     assert int(resumed[1]) in range(20, 128, 20)
 
-    whole = run_torchrun(2, *arguments("whole"))
-    assert whole.exit_code == 0, whole.stderr
+    whole = ForkedJob(2, arguments("whole"), folder=tmp_path / "whole-logs")
+    assert whole.wait() == [0, 0], whole.output(0)
     last = Path("checkpoints", "step-00000128")
     assert_equal_bits(tensors_of(tmp_path / "killed" / last), tensors_of(tmp_path / "whole" / last))
 
@@ -124,7 +127,9 @@ def lanes_of_three(root: Path) -> list[str]:
     return own_data(root, "data.lanes=3", "global_batch_size=15", "eval_global_batch_size=15")
 
 
-MISTAKES = {
+Mistake = Callable[[Path], list[str]]
+
+MISTAKES: dict[Mistake, str] = {
     wrong_column_name: r"part-0.parquet: column 'sit' \(sparse feature 'sit'\) is missing. Did you mean 'site'\?",
     missing_label: r"part-0.parquet: column 'clicked' \(the label\) is missing. Did you mean 'click'\? Known names: ",
     string_for_a_number: r"part-0.parquet: column 'site' has type string, but dense feature 'site_number'",
@@ -134,23 +139,36 @@ MISTAKES = {
 }
 
 
+def assert_told_once(output: str, mistake: Mistake) -> None:
+    spoken = re.findall(r"^error: .*", output, re.MULTILINE)
+    assert len(spoken) == 1, output
+    assert re.search(MISTAKES[mistake], spoken[0])
+    # torchrun's own trace may be there, ours is not: the message says it all.
+    assert "trainer/" not in output
+
+
 @pytest.mark.parametrize("mistake", MISTAKES, ids=lambda mistake: mistake.__name__)
-def test_mistakes_end_all_ranks_with_one_message(mistake: object, click_log: Path) -> None:
-    assert callable(mistake)
+def test_mistakes_end_all_ranks_with_one_message(mistake: Mistake, click_log: Path, tmp_path: Path) -> None:
+    job = ForkedJob(2, mistake(click_log), folder=tmp_path / "logs")
+    codes = job.end_with_the_first()
+    assert USER_ERROR_EXIT_CODE in codes
+    assert 0 not in codes
+    assert_told_once(job.output(0) + job.output(1), mistake)
+
+
+@pytest.mark.parametrize("mistake", [wrong_column_name, config_typo], ids=lambda mistake: mistake.__name__)
+def test_mistakes_end_torchrun_with_one_message(mistake: Mistake, click_log: Path) -> None:
     done = run_torchrun(2, *mistake(click_log))
     assert done.exit_code != 0
-    spoken = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
-    assert len(spoken) == 1, done.stderr
-    assert re.search(MISTAKES[mistake], spoken[0])
-    # torchrun's own trace is there, ours is not: the message says it all.
-    assert "trainer/" not in done.stderr
+    assert_told_once(done.stderr, mistake)
 
 
-def test_checkpoint_of_another_schema_is_refused_with_the_difference(click_log: Path) -> None:
-    assert run_python(*own_data(click_log)).exit_code == 0
+def test_checkpoint_of_another_schema_is_refused_with_the_difference(click_log: Path, tmp_path: Path) -> None:
+    trained = ForkedJob(1, own_data(click_log), folder=tmp_path / "trained")
+    assert trained.wait() == [0], trained.output(0)
     schema = (click_log / "schema.yaml").read_text()
     (click_log / "schema.yaml").write_text(schema.replace("num_embeddings: 40", "num_embeddings: 41"))
-    done = run_torchrun(2, *own_data(click_log))
-    assert done.exit_code != 0
-    (spoken,) = re.findall(r"^error: .*", done.stderr, re.MULTILINE)
+    job = ForkedJob(2, own_data(click_log), folder=tmp_path / "refused")
+    assert 0 not in job.end_with_the_first()
+    (spoken,) = re.findall(r"^error: .*", job.output(0) + job.output(1), re.MULTILINE)
     assert "does not fit this run: schema.sparse.site.num_embeddings: 40 in the checkpoint, 41 here." in spoken
