@@ -3,8 +3,11 @@
 Every value is a function of (seed, row number, column) alone: a row is the same however many rows are made,
 and wherever one starts.
 
-    logit = bias + sum_f w_f[id_f] + sum_(f, g) <v_f[id_f], v_g[id_g]> + non-linear terms of dense columns
+    logit = bias + sum_f w_f[id_f] + sum_(f < g) <v_f[id_f], v_g[id_g]> + non-linear terms of dense columns
     label = 1 with probability sigmoid(logit)
+
+So there is something for each part of DeepFM: a first order, a second order as factorization machines have it,
+and what takes a network.
 
 Only the most frequent ids of a column carry signal: of the others too few rows are seen to learn anything.
 """
@@ -40,10 +43,9 @@ ZIPF_EXPONENT = 1.1
 
 NUM_SIGNAL_IDS = 256
 NUM_PAIR_IDS = 32
-PAIRS = ((0, 4), (5, 8), (6, 13), (16, 19), (21, 22), (1, 24), (8, 16), (13, 19))
 PAIR_DIMENSION = 3
 FIRST_ORDER_STD = 0.25
-PAIR_STD = 0.45
+PAIR_STD = 0.08
 BIAS = -1.25
 
 _ROWS_AT_A_TIME = 65_536
@@ -86,7 +88,7 @@ class ClickModel:
         fields = range(len(CARDINALITIES))
         # One entry beyond the signal ids, 0: all rarer ids share it. Entry 0, that of null, has a weight, too.
         self._first_order = [self._weights(_FIRST_ORDER_DRAW + f, NUM_SIGNAL_IDS, FIRST_ORDER_STD) for f in fields]
-        self._pairs = [self._pair_table(f, g) for f, g in PAIRS]
+        self._vectors = [self._vectors_of(f) for f in fields]
 
     def rows(self, start: int, count: int) -> Clicks:
         """The rows start .. start + count - 1."""
@@ -133,11 +135,13 @@ class ClickModel:
 
     def _linear_and_pairs(self, ids: npt.NDArray[np.int32]) -> FloatArray:
         logits = np.zeros(ids.shape[1])
-        for f, weights in enumerate(self._first_order):
-            logits += weights[np.minimum(ids[f], NUM_SIGNAL_IDS)]
-        for (f, g), table in zip(PAIRS, self._pairs, strict=True):
-            logits += table[np.minimum(ids[f], NUM_PAIR_IDS), np.minimum(ids[g], NUM_PAIR_IDS)]
-        return logits
+        total = np.zeros((ids.shape[1], PAIR_DIMENSION))
+        # The sum over pairs is half of the square of the sum less the sum of squares.
+        for f, (weights, vectors) in enumerate(zip(self._first_order, self._vectors, strict=True)):
+            looked_up = vectors[np.minimum(ids[f], NUM_PAIR_IDS)]
+            logits += weights[np.minimum(ids[f], NUM_SIGNAL_IDS)] - 0.5 * np.square(looked_up).sum(axis=1)
+            total += looked_up
+        return logits + 0.5 * np.square(total).sum(axis=1)
 
     def _bent(
         self, dense: npt.NDArray[np.int32], null: npt.NDArray[np.bool_], ids: npt.NDArray[np.int32]
@@ -155,14 +159,11 @@ class ClickModel:
         sums = self._uniform(entries, draw).reshape(size, 4).sum(axis=1)
         return np.append((sums - 2.0) * std * np.sqrt(3.0), 0.0)
 
-    def _pair_table(self, f: int, g: int) -> FloatArray:
-        """The inner products of two fields' vectors, [signal ids + 1, signal ids + 1]."""
+    def _vectors_of(self, f: int) -> FloatArray:
+        """The factors of a field's ids, [pair ids + 1, PAIR_DIMENSION]; PAIR_STD is that of two fields' product."""
         std = np.sqrt(PAIR_STD / np.sqrt(PAIR_DIMENSION))
-        vectors = [
-            np.stack([self._weights(_PAIR_DRAW + 64 * field + k, NUM_PAIR_IDS, std) for k in range(PAIR_DIMENSION)])
-            for field in (f, g)
-        ]
-        return vectors[0].T @ vectors[1]
+        draws = range(_PAIR_DRAW + 64 * f, _PAIR_DRAW + 64 * f + PAIR_DIMENSION)
+        return np.stack([self._weights(draw, NUM_PAIR_IDS, std) for draw in draws], axis=1)
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ def test_first_order_alone_falls_short_and_pairs_and_bends_are_there_to_learn() 
         negatives = np.bincount(ids[seen], weights=1 - clicks.labels[seen], minlength=1001) + 3
         scores += np.log(positives / negatives)[ids[40_000:]]
     best = best_scores(clicks.probabilities).auc
-    assert 0.65 < auc(clicks.labels[40_000:], scores) < best - 0.03
+    assert 0.6 < auc(clicks.labels[40_000:], scores) < best - 0.03
 
 
 @pytest.mark.parametrize("ids", ["integer", "string"])
