@@ -14,6 +14,7 @@ from trainer.cluster import cluster_of_group, cluster_of_hosts, hosts_of_job
 from trainer.config import TrainConfig
 from trainer.dense_cost import dense_cost
 from trainer.distributed import Worker, on_main
+from trainer.model.compiled import compile_heads
 from trainer.model.ctr import CTRModel, row_layout
 from trainer.model.embeddings import initialize_tables
 from trainer.model.loss_scale import LossScale
@@ -83,6 +84,8 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     tables, layout = model.embeddings.embedding_bag_configs(), row_layout(config.model)
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
     num_parameters += sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embeddings."))
+    if config.compile is not None:
+        compile_heads(model.head_sum, config.compile, worker.device)
     fuse_optimizers(model.embeddings, settings, config.precision)
     batch_size = loader.order.rows_per_lane_step * len(loader.lanes)
     dense = dense_cost(

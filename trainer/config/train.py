@@ -41,7 +41,8 @@ class TrainConfig:
     """The whole of a training run; ``configs/train.yaml`` composes it.
 
     ``max_steps`` stops a run before its ``epochs`` are over and leaves the learning-rate schedule as it is,
-    so that a run that stops there and goes on later is the same run.
+    so that a run that stops there and goes on later is the same run. ``compile`` is the backend of
+    ``torch.compile`` for the heads.
     """
 
     name: str = MISSING
@@ -56,6 +57,7 @@ class TrainConfig:
     eval_global_batch_size: int = 8192
     on_nonfinite: str = "raise"
     max_nonfinite_steps: int = 10
+    compile: str | None = None
     data: DataConfig = MISSING
     model: ModelConfig = MISSING
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

@@ -31,8 +31,11 @@ class LaneDropout(nn.Module):
         Args:
             units_BH: float [B, H]; in training, the local batch, a multiple of the rank's lanes, or a part of it.
         """
-        if not self.training:
-            return units_BH
+        return units_BH * self._mask(units_BH) / self._keep if self.training else units_BH
+
+    @torch.compiler.disable
+    def _mask(self, units_BH: torch.Tensor) -> torch.Tensor:
+        """1 for each unit that is kept, 0 for the others."""
         mask_BH = torch.empty_like(units_BH)
         first, num_rows = self._context.place(len(units_BH))
         rows_per_lane = num_rows // len(self._context.lanes)
@@ -48,7 +51,7 @@ class LaneDropout(nn.Module):
                 mask.bernoulli_(self._keep, generator=generator)
                 if not whole:
                     rows.copy_(mask[max(-start, 0) :][: len(rows)])
-        return units_BH * mask_BH / self._keep
+        return mask_BH
 
     def extra_repr(self) -> str:
         """The drop probability, for printing."""
