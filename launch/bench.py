@@ -1,4 +1,4 @@
-"""Measures the trainer on this machine: ``python launch/bench.py target=data|step|train|eval|comms|checkpoint``."""
+"""Measures the trainer on this machine: ``python launch/bench.py target=data|step|train|...``."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from launch.bench_comms import measure_exchanges
 from launch.bench_comms import report as comms_report
 from launch.bench_data import Measurement, measure
 from launch.bench_files import KINDS, MAX_CARDINALITY, write_files
+from launch.bench_memory import measure_memory
 from launch.bench_report import table, write
-from launch.bench_train import Workload, measure_training
+from launch.bench_train import Workload, config_of, measure_training, write_data
 from launch.cli import command
-from trainer.distributed import on_main, process_group, worker_from_environment
+from trainer.distributed import Worker, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 
-TARGETS = ("data", "step", "train", "eval", "comms", "checkpoint")
+TARGETS = ("data", "step", "train", "eval", "memory", "comms", "checkpoint")
 POSITIVE = (
     *("rows", "row_group_rows", "window_rows", "batch_size", "num_threads", "table_mib", "repeats"),
     *("embedding_dim", "max_cardinality", "steps"),
@@ -109,12 +110,24 @@ def _run_training(config: BenchConfig) -> None:
     with process_group(worker, timeout_s=600), tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(config.folder or on_main(lambda: temporary))
         folder.mkdir(parents=True, exist_ok=True)
+        if config.target == "memory":
+            _run_memory(workload, worker, folder)
+            return
         compare = config.baselines and worker.world_size == 1 and worker.device.type == "cpu"
         speeds, limits = measure_training(workload, config.target, worker, folder, compare=compare)
         if worker.is_main:
             print(table(workload, config.target, speeds, limits, worker), flush=True)
             if config.out is not None:
                 write(Path(config.out), workload, config.target, speeds, limits)
+
+
+def _run_memory(workload: Workload, worker: Worker, folder: Path) -> None:
+    if worker.is_main:
+        write_data(workload, folder)
+    on_main(lambda: None)
+    used = measure_memory(config_of(workload, workload.precisions[0], worker, folder), worker, steps=workload.steps)
+    if worker.is_main:
+        print(used.report(), flush=True)
 
 
 def _run_data(config: BenchConfig) -> None:

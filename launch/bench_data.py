@@ -19,6 +19,7 @@ from data.loader import BatchLoader, LoaderOptions
 from data.order import SampleOrder
 from data.schema import Schema
 from launch.bench_files import schema_of
+from launch.bench_memory import peak_growth
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def measure(file: Path, kind: str, *, window_rows: int, batch_size: int, num_thr
     groups = [group for window in order.epoch_plan(0).windows for group in window]
     with_dictionaries = [False, True] if kind == "strings" else [False]
 
-    peak = _peak_growth(lambda: _drain(loader))  # at first, before the allocators keep anything
+    peak = peak_growth(lambda: _drain(loader))  # at first, before the allocators keep anything
     batch = _first_batch(loader)
     ours: list[_Run] = []
     ceiling: list[_Run] = []
@@ -145,21 +146,3 @@ def _to_numpy(array: pa.Array) -> None:
 def _batch_bytes(batch: Batch) -> int:
     tensors = [batch.dense, batch.labels, batch.weights, batch.sparse.values(), batch.sparse.lengths()]
     return sum(tensor.nbytes for tensor in tensors)
-
-
-def _peak_growth(act: Callable[[], None]) -> int | None:
-    """How far the resident memory of the process rises above what it was, in bytes."""
-    pa.default_memory_pool().release_unused()
-    try:
-        Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to the present
-        before = _resident("VmRSS")
-        act()
-        return _resident("VmHWM") - before
-    except OSError:
-        return None
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kib,) = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
-    return 1024 * int(kib)

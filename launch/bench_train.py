@@ -105,12 +105,12 @@ def measure_training(
         Of each contender; and the limits, which are those of this rank.
     """
     if worker.is_main:
-        _write(workload, folder)
+        write_data(workload, folder)
     dist.barrier()
     with ExitStack() as stack:
         contenders: dict[str, Contender] = {}
         for precision in workload.precisions:
-            job = build(_config(workload, precision, worker, folder), worker)
+            job = build(config_of(workload, precision, worker, folder), worker)
             for source in ("Parquet", "memory") if target == "train" else ("memory",):
                 ours = Evaluation(job, precision) if target == "eval" else Training(job, precision, source)
                 contenders[f"ShardFM {precision}, from {source}"] = ours
@@ -165,7 +165,8 @@ def _file(workload: Workload, folder: Path) -> Path:
     )
 
 
-def _write(workload: Workload, folder: Path) -> None:
+def write_data(workload: Workload, folder: Path) -> None:
+    """The Parquet file, unless it is there, and its schema."""
     _file(workload, folder)
     declaration = yaml.safe_dump(declaration_of("ids", workload.max_cardinality))
     (folder / "schema.yaml").write_text(declaration, encoding="utf-8")
@@ -175,7 +176,8 @@ def _run_dir(folder: Path) -> Path:
     return folder / "bench-run"
 
 
-def _config(workload: Workload, precision: str, worker: Worker, folder: Path) -> TrainConfig:
+def config_of(workload: Workload, precision: str, worker: Worker, folder: Path) -> TrainConfig:
+    """The training of a workload on the data that :func:`write_data` wrote."""
     file = str(_file(workload, folder))
     network = NetworkConfig(layers=workload.layers)
     data = DataConfig(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from launch.bench_data import measure
-from launch.bench_files import KINDS, schema_of, write_files
+from launch.bench_files import KINDS, cardinalities, schema_of, write_files
 from tests.launch.processes import run_torchrun
 
 ROOT = Path(__file__).parents[2]
@@ -75,6 +75,21 @@ def test_evaluation_is_measured(tmp_path: Path) -> None:
     assert re.search(r"ShardFM fp32, from memory +[0-9.]+", done.stdout)
 
 
+def test_memory_is_measured_next_to_its_parts(tmp_path: Path) -> None:
+    # Tables of a million rows of 8 floats and one accumulator, so that what else moves in the process is little.
+    shape = ("rows=2000", "row_group_rows=500", "batch_size=64", "embedding_dim=7", "layers=[8]", "steps=4")
+    done = bench("target=memory", *shape, "max_cardinality=1000000", f"folder={tmp_path}", "precisions=[fp32]")
+    assert done.returncode == 0, done.stderr
+    parts = dict(re.findall(r"^  ([a-z, ]+?) +([0-9.]+)(?:  |$)", done.stdout, re.MULTILINE))
+    mib = {name: float(value) for name, value in parts.items()}
+    rows = sum(size + 2 for size in cardinalities(1_000_000))
+    assert mib["tables"] == pytest.approx(rows * 32 / 2**20, rel=0.01)
+    assert mib["optimizer"] == pytest.approx(rows * 4 / 2**20, rel=0.01)
+    together = sum(mib[use] for use in mib if use not in ("together", "measured"))
+    assert mib["together"] == pytest.approx(together, abs=1)
+    assert 0.85 * (mib["together"] - mib["reading, at most"]) < mib["measured"] < 1.1 * mib["together"]
+
+
 def test_exchanges_are_measured_between_ranks(tmp_path: Path) -> None:
     done = run_torchrun(2, "launch/bench.py", "target=comms", "repeats=1")
     assert done.exit_code == 0, done.stderr
@@ -89,7 +104,10 @@ def test_exchanges_are_measured_between_ranks(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("target=gpu", "target is 'gpu', which is unknown. Known names: data, step, train, eval, comms, checkpoint"),
+        (
+            "target=gpu",
+            "target is 'gpu', which is unknown. Known names: data, step, train, eval, memory, comms, checkpoint",
+        ),
         ("kinds=[floats]", "kinds: 'floats' is unknown. Known names: ids, strings, lists"),
         ("repeats=0", "repeats is 0, but must be at least 1"),
     ],
