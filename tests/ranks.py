@@ -23,13 +23,14 @@ context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload(["torchrec", "launch.train"])
 
 
-def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, device: str = "cpu") -> list[Any]:
     """Calls ``function(worker, *arguments)`` in each of ``world_size`` processes of one gloo group.
 
     Args:
         world_size: Processes.
         function: At the top level of a module, so that it can be pickled.
         arguments: Picklable.
+        device: Of the workers.
 
     Returns:
         What each rank returned; an exception that a rank raised stands in its place.
@@ -39,7 +40,7 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any) ->
     processes = []
     for rank in range(world_size):
         receiver, sender = context.Pipe(duplex=False)
-        arguments_of_rank = (sender, rank, world_size, port, function, arguments)
+        arguments_of_rank = (sender, rank, world_size, port, device, function, arguments)
         processes.append(context.Process(target=_run_rank, args=arguments_of_rank))
         processes[-1].start()
         sender.close()
@@ -70,6 +71,7 @@ def _run_rank(
     rank: int,
     world_size: int,
     port: int,
+    device: str,
     function: Callable[..., Any],
     arguments: tuple[Any, ...],
 ) -> None:
@@ -82,7 +84,7 @@ def _run_rank(
         MASTER_PORT=str(port),
     )
     torch.set_num_threads(1)
-    worker: Worker = worker_from_environment("cpu")
+    worker: Worker = worker_from_environment(device)
     set_up_logging(worker)
     try:
         with process_group(worker, timeout_s=60):

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import gzip
 import json
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from launch.bench_contenders import Training
 from tests.checkpoints import tensors_of
 from tests.launch.processes import run_python, run_torchrun
 from tests.poison import poison
+from tests.ranks import results_of, run_ranks
 from trainer.config import TrainConfig
+from trainer.distributed import Worker
 from trainer.ending import USER_ERROR_EXIT_CODE
+from trainer.job import build
 from trainer.logging.record import read_record
 
 pytestmark = [
@@ -50,6 +55,36 @@ def test_a_run_moves_between_gpu_and_cpu(tmp_path: Path) -> None:
     continued = run_python(*arguments, "device=cpu")
     assert continued.exit_code == 0, continued.stderr
     assert "(resumed at 20)" in continued.stdout
+
+
+def steps_that_tell_of_waits(worker: Worker, config: TrainConfig) -> list[str]:
+    """The files whose calls made the host wait for the device in some steps, after the first ones."""
+    training = Training(build(config, worker), config.precision.dense, "memory")
+    training(5)
+    torch.cuda.synchronize()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        training(10)
+        torch.cuda.set_sync_debug_mode("default")
+    training.close()
+    return [Path(warning.filename).name for warning in caught if "synchroniz" in str(warning.message)]
+
+
+def test_the_host_waits_in_a_step_for_the_sizes_of_the_next_input_dist_alone(
+    make_config: Callable[..., TrainConfig],
+) -> None:
+    # TorchRec reads on the host how many ids come from each rank, a batch ahead and on a stream of its own.
+    # (The check for a finite loss waits for an event, which this mode does not tell of.)
+    (places,) = results_of(run_ranks(1, steps_that_tell_of_waits, make_config(device="cuda"), device="cuda"))
+    assert set(places) <= {"dist_data.py"}
+
+
+def test_compiled_heads_train_on_gpus(tmp_path: Path) -> None:
+    arguments = ["launch/train.py", "experiment=adult", "epochs=1", "device=cuda", "compile=inductor"]
+    done = run_python(*arguments, f"run_dir={tmp_path}")
+    assert done.exit_code == 0, done.stderr
+    assert metrics_of(tmp_path)["auc"] > 0.88
 
 
 def test_the_stages_of_a_step_add_up_to_the_wall_time(tmp_path: Path) -> None:
