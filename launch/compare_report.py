@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import html
+import json
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import yaml
 from matplotlib.figure import Figure
 
 from launch import page
@@ -75,11 +77,21 @@ def write_report(out: Path, runs: Iterable[Run]) -> Path:
         (key, model): list(_rows(out, [run for run in done if (run.key, run.model) == (key, model)]).values())
         for key, model in dict.fromkeys((run.key, run.model) for run in done if run.key)
     }
-    text = _markdown(models, sweeps)
+    best = _best_auc(out, done)
+    text = _markdown(models, sweeps, best)
     path = out / "report.md"
     path.write_text(text, encoding="utf-8")
-    path.with_suffix(".html").write_text(_page(models, sweeps), encoding="utf-8")
+    path.with_suffix(".html").write_text(_page(models, sweeps, best), encoding="utf-8")
     return path
+
+
+def _best_auc(out: Path, runs: Sequence[Run]) -> float | None:
+    """The AUC of the probabilities that made-up clicks were drawn from, where ``launch/prepare.py`` wrote it down."""
+    configs = (run.folder(out) / "config.yaml" for run in runs)
+    roots = {yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["root"] for path in configs if path.is_file()}
+    summaries = [path for path in (Path(root, "summary.json") for root in roots) if path.is_file()]
+    facts: list[dict[str, float]] = [json.loads(path.read_text(encoding="utf-8"))["facts"] for path in summaries]
+    return facts[0].get("bayes_auc") if len(roots) == len(facts) == 1 else None
 
 
 def _rows(out: Path, runs: Sequence[Run]) -> dict[str, Row]:
@@ -126,21 +138,22 @@ def _slowness_of_lr(models: Sequence[Row]) -> float | None:
     return next((row.sample_us.mean for row in models if row.name == "lr" and row.sample_us), None)
 
 
-def _markdown(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]]) -> str:
+def _markdown(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]], best: float | None) -> str:
     lr = _slowness_of_lr(models)
     parts = []
     if models:
-        parts.append(_introduction(models) + "\n\n" + _markdown_table(_HEADER, _cells(models, lr)))
+        parts.append(_introduction(models, best) + "\n\n" + _markdown_table(_HEADER, _cells(models, lr)))
     for (key, model), rows in sweeps.items():
         header = (key, *_HEADER[1:])
         parts.append(f"## {model}: {key}\n\n" + _markdown_table(header, _cells(rows, lr)))
     return "# Comparison of models\n\n" + "\n\n".join(parts) + "\n"
 
 
-def _introduction(models: Sequence[Row]) -> str:
+def _introduction(models: Sequence[Row], best: float | None) -> str:
+    known = "" if best is None else f" No model can be above {best:.5f}, the AUC of the clicks' own probabilities."
     return (
         f"Figures of the {models[0].split} rows, best AUC first; mean ± sample standard deviation over seeds. "
-        "time / LR: training time for a sample relative to logistic regression."
+        f"time / LR: training time for a sample relative to logistic regression.{known}"
     )
 
 
@@ -149,11 +162,15 @@ def _markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str
     return "\n".join(lines)
 
 
-def _page(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]]) -> str:
+def _page(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]], best: float | None) -> str:
     lr = _slowness_of_lr(models)
     parts = []
     if models:
-        parts += [f"<p>{_introduction(models)}</p>", page.table(_HEADER, _cells(models, lr)), _picture(models, lr)]
+        parts += [
+            f"<p>{_introduction(models, best)}</p>",
+            page.table(_HEADER, _cells(models, lr)),
+            _picture(models, lr, best),
+        ]
     for (key, model), rows in sweeps.items():
         header = (key, *_HEADER[1:])
         title = f"<h2>{html.escape(f'{model}: {key}')}</h2>"
@@ -161,7 +178,7 @@ def _page(models: Sequence[Row], sweeps: dict[tuple[str, str], list[Row]]) -> st
     return page.document("Comparison of models", "\n".join(parts))
 
 
-def _picture(models: Sequence[Row], slowness_of_lr: float | None) -> str:
+def _picture(models: Sequence[Row], slowness_of_lr: float | None, best: float | None) -> str:
     """AUC and time side by side, a bar for each model."""
     figure = Figure(figsize=(10, 0.45 * len(models) + 1.2), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
@@ -171,6 +188,8 @@ def _picture(models: Sequence[Row], slowness_of_lr: float | None) -> str:
     left.errorbar(
         [row.auc.mean for row in rows], names, xerr=[row.auc.deviation for row in rows], fmt="o", color="#3b6ea5"
     )
+    if best is not None:
+        left.axvline(best, color="#777777", linestyle="--", linewidth=1)
     left.grid(axis="y", alpha=0.3)
     left.set_xlabel(f"{models[0].split} AUC")
     times = [(row.sample_us.mean if row.sample_us else 0) / (slowness_of_lr or 1) for row in rows]

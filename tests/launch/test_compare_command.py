@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from launch.compare_report import write_report
 from launch.compare_study import Run, runs_of
@@ -59,7 +60,11 @@ def test_the_report_tells_means_spreads_and_times_relative_to_lr(tmp_path: Path)
         runs.append(Run("deepfm", 0, "model.network.activation", value))
         finished(tmp_path, runs[-1], metrics={"auc": 0.8, "logloss": 0.2})
     runs.append(Run("fm", 0))  # not done: left out
+    assert "No model can be above" not in write_report(tmp_path, runs).read_text()
+    (tmp_path / "summary.json").write_text(json.dumps({"facts": {"bayes_auc": 0.8765432}}))
+    (runs[0].folder(tmp_path) / "config.yaml").write_text(yaml.safe_dump({"data": {"root": str(tmp_path)}}))
     text = write_report(tmp_path, runs).read_text()
+    assert "No model can be above 0.87654, the AUC of the clicks' own probabilities." in text
     lines = [line for line in text.splitlines() if line.startswith("| ")]
     mean, deviation = statistics.mean(aucs["deepfm"]), statistics.stdev(aucs["deepfm"])
     assert lines[2].startswith(f"| deepfm | {mean:.5f} ± {deviation:.5f} |")
