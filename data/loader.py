@@ -19,6 +19,7 @@ from data.damage import Damage, DamageLog, DamagePolicy
 from data.index import DatasetIndex
 from data.order import SampleOrder
 from data.reader import decoding_bytes
+from data.row_group_cache import RowGroupCache
 from data.schema import Schema
 from data.windows import Windows, windows_per_lane
 
@@ -36,6 +37,7 @@ class LoaderOptions:
     Attributes:
         num_threads: Threads that decode.
         prefetch_batches: Batches that are ready before they are asked for.
+        cache_bytes: For decoded columns that later epochs need again.
         pin_for: The CUDA device that batches are copied to; they then lie in page-locked memory. None for
             the CPU.
         damage: What to do about row groups that cannot be read.
@@ -43,6 +45,7 @@ class LoaderOptions:
 
     num_threads: int = 2
     prefetch_batches: int = 4
+    cache_bytes: int = 0
     pin_for: torch.device | None = None
     damage: DamagePolicy = field(default_factory=DamagePolicy)
 
@@ -82,6 +85,7 @@ class BatchLoader:
         self.options = options or LoaderOptions()
         self.assembler = Assembler(schema, num_lanes=len(self.lanes), rows_per_lane=order.rows_per_lane_step)
         self.total_rows = index.num_rows + sum(damage.num_rows for damage in index.left_out)
+        self._cache = RowGroupCache(self.options.cache_bytes) if self.options.cache_bytes else None
         self._damage = DamageLog(self.options.damage, num_rows=self.total_rows, known=index.left_out)
 
     @property
@@ -110,7 +114,7 @@ class BatchLoader:
         """The host memory that a stream holds at most, in bytes, whatever the size of the row groups.
 
         lanes of this worker x windows per lane (2) x rows of a window x bytes per row
-        + threads x what a task holds + ready batches + what the allocators keep. A window has
+        + threads x what a task holds + ready batches + the cache + what the allocators keep. A window has
         ``window_rows`` rows, and up to one row group more. See ``columns.held_bytes_per_row`` and
         ``reader.decoding_bytes``; how long strings and lists are is known from the footers.
         """
@@ -125,7 +129,7 @@ class BatchLoader:
         num_batches = self.options.prefetch_batches + 2
         rows = len(self.lanes) * self.order.rows_per_lane_step
         kept = ALLOCATORS_KEEP_BYTES + self.options.num_threads * THREAD_KEEPS_BYTES
-        return windows + tasks + num_batches * rows * batch_bytes_per_row(schema) + kept
+        return windows + tasks + num_batches * rows * batch_bytes_per_row(schema) + self.options.cache_bytes + kept
 
     def windows(self, stop_step: int, pool: ThreadPoolExecutor) -> Windows:
         """The decoded windows of this worker's lanes, up to a step."""
@@ -137,6 +141,7 @@ class BatchLoader:
             stop_step=stop_step,
             damage=self._damage,
             pool=pool,
+            read=self._cache.read if self._cache else None,
         )
 
 

@@ -32,6 +32,9 @@ TASK_BYTES = 8 << 20
 _BY_DICTIONARY = ("hash", "vocabulary", "cross")
 """Kinds of features whose strings are read as dictionaries: each distinct one is hashed or looked up once."""
 
+ReadRowGroup = Callable[..., pa.Table]
+"""As :func:`data.parquet.read_row_group`."""
+
 Encode = Callable[[list[pa.Array], npt.NDArray[Any]], FeatureCounts | None]
 """From the Arrow arrays of a target's columns to its values, which it writes into the array given."""
 
@@ -62,6 +65,7 @@ class WindowReader:
             the first row group, int64 [rows]; None for that order itself.
         sizes: What the decoded values take.
         memory: For the columns, large enough for the window; None for new memory.
+        read: Of row groups; None for that of ``data.parquet``.
     """
 
     def __init__(
@@ -71,7 +75,9 @@ class WindowReader:
         rows: npt.NDArray[np.int64] | None = None,
         sizes: DecodedSizes | None = None,
         memory: ColumnMemory | None = None,
+        read: ReadRowGroup | None = None,
     ) -> None:
+        self._read = read or read_row_group
         self._groups = list(row_groups)
         self._schema = schema
         self._rows = rows
@@ -123,7 +129,7 @@ class WindowReader:
     def _read_columns(self, targets: list[_Target]) -> None:
         names = list(dict.fromkeys(source for target in targets for source in target.sources))
         by_dictionary = {source for target in targets if target.by_dictionary for source in target.sources}
-        tables = [read_row_group(group, columns=names, dictionaries=sorted(by_dictionary)) for group in self._groups]
+        tables = [self._read(group, columns=names, dictionaries=sorted(by_dictionary)) for group in self._groups]
         scratch = np.empty(self._num_rows, np.int64)
         for target in targets:
             if self._rows is None:
@@ -153,7 +159,7 @@ class WindowReader:
 
     def _encode_bags(self, group: RowGroup, feature: SparseFeature) -> Bags:
         dictionaries = [feature.source] if feature.kind in _BY_DICTIONARY else []
-        table = read_row_group(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=dictionaries)
+        table = self._read(group, columns=list(dict.fromkeys(feature.sources)), dictionaries=dictionaries)
         with _located(group, feature.sources):
             weights = _array(table, feature.weights) if feature.weights else None
             vocabulary = self._schema.vocabularies.get(feature.name)

@@ -17,7 +17,7 @@ from data.decoded_size import DecodedSizes
 from data.index import DatasetIndex
 from data.order import SampleOrder, Span
 from data.parquet import RowGroup
-from data.reader import WindowReader
+from data.reader import ReadRowGroup, WindowReader
 from data.schema import Schema
 
 IntArray = npt.NDArray[np.int64]
@@ -50,6 +50,7 @@ class _Window:
         memory: Where its columns are decoded to.
         damage: Decides about row groups that cannot be decoded.
         pool: Decodes.
+        read: Of row groups.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class _Window:
         memory: ColumnMemory,
         damage: DamageLog,
         pool: ThreadPoolExecutor,
+        read: ReadRowGroup | None,
     ) -> None:
         self._row_groups = row_groups
         self._rows = rows
@@ -69,6 +71,7 @@ class _Window:
         self.memory = memory
         self._damage = damage
         self._pool = pool
+        self._read = read
         self._damaged: set[tuple[str, int]] = set()
         self._intact_before: IntArray | None = None
         self.entered = False
@@ -92,7 +95,7 @@ class _Window:
         return Piece(columns, int(self._intact_before[span.start]), int(self._intact_before[span.stop]))
 
     def _begin(self, row_groups: Sequence[RowGroup], rows: IntArray | None) -> None:
-        self._reader = WindowReader(row_groups, self._schema, rows, self._sizes, self.memory)
+        self._reader = WindowReader(row_groups, self._schema, rows, self._sizes, self.memory, self._read)
         tasks = self._reader.tasks() if row_groups else []
         self._pending: list[Future[None]] = [self._pool.submit(task) for task in tasks]
 
@@ -142,6 +145,7 @@ class Windows:
         stop_step: No step from here on is asked for.
         damage: Decides about row groups that cannot be decoded, and takes note of them.
         pool: Decodes.
+        read: Of row groups; None for that of ``data.parquet``.
 
     Attributes:
         counts: By feature, what was met in the windows entered so far.
@@ -157,7 +161,9 @@ class Windows:
         stop_step: int,
         damage: DamageLog,
         pool: ThreadPoolExecutor,
+        read: ReadRowGroup | None = None,
     ) -> None:
+        self._read = read
         self._index = index
         self._order = order
         self._schema = schema
@@ -232,4 +238,4 @@ class Windows:
         groups = [self._index.row_groups[number] for number in plan.windows[window]]
         rows = plan.rows(window) if plan.seeds else None
         memory = self._free.pop() if self._free else ColumnMemory(self._schema, self._order.largest_window)
-        return _Window(groups, rows, self._schema, self._index.sizes, memory, self._damage, self._pool)
+        return _Window(groups, rows, self._schema, self._index.sizes, memory, self._damage, self._pool, self._read)

@@ -39,6 +39,7 @@ class BenchConfig:
     window_rows: int = 131_072
     batch_size: int = 4096
     num_threads: int | None = None
+    cache_mib: int = 0
     table_mib: int = 2048
     repeats: int = 5
     folder: str | None = None
@@ -61,6 +62,8 @@ class BenchConfig:
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"{key} is {value}, but must be at least 1.")
+        if self.cache_mib < 0:
+            raise ConfigError(f"cache_mib is {self.cache_mib}, but must be at least 0.")
 
     @property
     def decoding_threads(self) -> int:
@@ -148,6 +151,7 @@ def _run_data(config: BenchConfig) -> None:
                 window_rows=config.window_rows,
                 batch_size=config.batch_size,
                 num_threads=config.decoding_threads,
+                cache_bytes=config.cache_mib << 20,
                 repeats=config.repeats,
             )
             print(line(kind, measured), flush=True)

@@ -58,7 +58,9 @@ class _Run:
     cpu_s: float
 
 
-def measure(file: Path, kind: str, *, window_rows: int, batch_size: int, num_threads: int, repeats: int) -> Measurement:
+def measure(
+    file: Path, kind: str, *, window_rows: int, batch_size: int, num_threads: int, repeats: int, cache_bytes: int = 0
+) -> Measurement:
     """Runs loader and pyarrow in turn over a file, ``repeats`` times after a first time that is not counted.
 
     Args:
@@ -68,11 +70,12 @@ def measure(file: Path, kind: str, *, window_rows: int, batch_size: int, num_thr
         batch_size: Rows of a batch.
         num_threads: That decode.
         repeats: Pairs of measurements.
+        cache_bytes: For decoded columns; the first pass, which fills it, is not counted.
     """
     schema = schema_of(kind)
     index = build_index([str(file)], schema)
     order = SampleOrder(index.row_counts, global_batch_size=batch_size, lanes=1, window_rows=window_rows, shuffle=True)
-    options = LoaderOptions(num_threads=num_threads)
+    options = LoaderOptions(num_threads=num_threads, cache_bytes=cache_bytes)
     loader = BatchLoader(index, order, schema, rank=0, world_size=1, options=options)
     groups = [group for window in order.epoch_plan(0).windows for group in window]
     with_dictionaries = [False, True] if kind == "strings" else [False]

@@ -115,6 +115,7 @@ def make_loader(dataset: Dataset, order: SampleOrder, config: DataConfig, worker
         options=LoaderOptions(
             num_threads=config.num_threads,
             prefetch_batches=config.prefetch_batches,
+            cache_bytes=config.cache_mib << 20,
             pin_for=worker.device if worker.device.type == "cuda" else None,
             damage=damage_policy(config),
         ),

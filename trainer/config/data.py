@@ -37,6 +37,7 @@ class DataConfig:
     window_mib: float | None = None
     num_threads: int = 2
     prefetch_batches: int = 4
+    cache_mib: int = 0
     on_damage: str = "raise"
     max_skipped_rows: int | None = None
     retries: int = 5
@@ -59,6 +60,7 @@ class DataConfig:
             positive(self.window_mib, "data.window_mib")
         at_least(1, self.num_threads, "data.num_threads")
         at_least(1, self.prefetch_batches, "data.prefetch_batches")
+        at_least(0, self.cache_mib, "data.cache_mib")
         self._check_paths()
 
     @property
