@@ -29,7 +29,7 @@ def cost_of(config: TrainConfig, *, batch_size: int = 64, num_parts: int = 1) ->
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")))
 def test_weights_and_products_are_those_of_the_model(model: str) -> None:
-    config = composed(f"model={model}")
+    config = composed(f"model={model}", "precision=fp32")
     built = CTRModel(SCHEMA, config.model, config.precision, context=StepContext(0, (0,)), world_size=1, seed=0)
     weights = sum(p.numel() for name, p in built.named_parameters() if not name.startswith("embeddings."))
     cost = cost_of(config)
@@ -50,16 +50,21 @@ def test_weights_and_products_are_those_of_the_model(model: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "overrides", [["model.network.norm=batch"], ["model.network.activation=dice"], ["precision=bf16"]]
+    "overrides",
+    [
+        ["precision=fp32", "model.network.norm=batch"],
+        ["precision=fp32", "model.network.activation=dice"],
+        ["precision=bf16"],
+    ],
 )
 def test_layers_that_talk_between_ranks_and_other_precisions_are_counted_in_one_process(overrides: list[str]) -> None:
-    plain, other = cost_of(composed("model.network.dropout=0.5")), cost_of(composed(*overrides))
+    plain, other = cost_of(composed("model.network.dropout=0.5", "precision=fp32")), cost_of(composed(*overrides))
     assert other.flops == plain.flops
     assert other.activation_bytes != plain.activation_bytes
 
 
 def test_parts_take_less_for_activations_and_more_for_gradients() -> None:
-    config = composed("model.network.dropout=0")
+    config = composed("model.network.dropout=0", "precision=fp32")
     whole, parts = cost_of(config, batch_size=4096), cost_of(config, batch_size=4096, num_parts=8)
     assert parts.flops == pytest.approx(whole.flops, rel=0.01)
     assert parts.gradient_bytes == 2 * whole.gradient_bytes

@@ -136,7 +136,7 @@ def test_statistics_over_a_part_of_the_batch_are_refused(network: dict[str, str]
         CTRModel(
             SCHEMA_OF_CLICKS,
             config.model,
-            PrecisionConfig(),
+            PrecisionConfig(dense="fp32"),
             context=StepContext(0, LANES),
             world_size=1,
             seed=0,
