@@ -12,7 +12,7 @@ import pickle
 from typing import Any
 
 import torch
-from torch.distributed.checkpoint.metadata import Metadata
+from torch.distributed.checkpoint.metadata import _MEM_FORMAT_ENCODING, Metadata
 
 from trainer.checkpoint.bucket import Location
 from trainer.errors import CheckpointError
@@ -46,6 +46,13 @@ def read_metadata(path: Location) -> Metadata:
     return metadata
 
 
+def _memory_format(of: Any, name: str) -> Any:
+    """In place of ``getattr``, by which Python 3.11.0 to 3.11.3 write the members of an enumeration."""
+    if of is not _MEM_FORMAT_ENCODING:
+        raise pickle.UnpicklingError(f"it asks for '{name}' of {of!r}")
+    return of[name]
+
+
 class _Unpickler(pickle.Unpickler):
     def __init__(self, content: bytes, path: Location) -> None:
         super().__init__(io.BytesIO(content))
@@ -53,6 +60,8 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         is_dtype = module == "torch" and isinstance(getattr(torch, name, None), torch.dtype)
+        if (module, name) == ("builtins", "getattr"):
+            return _memory_format
         if is_dtype or name in _ADMITTED.get(module, ()):
             return super().find_class(module, name)
         raise CheckpointError(
