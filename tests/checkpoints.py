@@ -24,7 +24,14 @@ def tensors_of(path: Path) -> dict[str, torch.Tensor]:
 
 
 def assert_equal_bits(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> None:
-    """Same names, same shapes, same bits."""
+    """Same names, same shapes, same bits.
+
+    But for the sums of the metrics: those of the ranks are added up where a run is saved and resumed, and float64
+    sums in another order differ in their last places (see :class:`trainer.metric.MetricSet`).
+    """
     assert a.keys() == b.keys()
     for name, tensor in a.items():
+        if name == "metric_sums":
+            torch.testing.assert_close(tensor, b[name], rtol=1e-12, atol=1e-9)
+            continue
         assert torch.equal(tensor, b[name]), f"{name} differs by {(tensor - b[name]).abs().max()}"
