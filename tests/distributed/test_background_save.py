@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import resource
 import signal
@@ -86,7 +87,12 @@ def test_a_full_disk_on_one_rank_ends_all_ranks_and_commits_nothing(
     assert names_in(config()) == ["step-00000002", "step-00000012"]
 
 
-def train_on_a_disk_that_is_full_until_the_save(worker: Worker, config: TrainConfig) -> Result:
+def train_on_a_disk_that_is_full_until_the_save(worker: Worker, config: TrainConfig) -> tuple[Result, list[str]]:
+    """The result, and what the journal logged."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    logging.getLogger("trainer.logging.journal").addHandler(handler)
     save = CheckpointManager.save
 
     def with_room(manager: CheckpointManager, *arguments: Any, **named: Any) -> Any:
@@ -94,16 +100,14 @@ def train_on_a_disk_that_is_full_until_the_save(worker: Worker, config: TrainCon
         return save(manager, *arguments, **named)
 
     CheckpointManager.save = with_room  # type: ignore[method-assign,assignment]
-    return train_on_a_full_disk(worker, config, full_rank=0)
+    return train_on_a_full_disk(worker, config, full_rank=0), told
 
 
-def test_figures_that_cannot_be_written_do_not_end_the_run(
-    config: Callable[..., TrainConfig], capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_figures_that_cannot_be_written_do_not_end_the_run(config: Callable[..., TrainConfig]) -> None:
     squeezed = config(every_steps=100)
-    (result,) = results_of(run_ranks(1, train_on_a_disk_that_is_full_until_the_save, squeezed))
+    ((result, told),) = results_of(run_ranks(1, train_on_a_disk_that_is_full_until_the_save, squeezed))
     assert result.steps == 12
-    assert capfd.readouterr().err.count("figures cannot be written ([Errno 27] File too large)") == 1
+    assert sum("figures cannot be written ([Errno 27] File too large)" in line for line in told) == 1
 
 
 def fail_while_stepping(worker: Worker, failing_rank: int) -> tuple[int, str]:
