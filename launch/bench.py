@@ -125,9 +125,7 @@ def _run_training(config: BenchConfig) -> None:
 
 
 def _run_memory(workload: Workload, worker: Worker, folder: Path) -> None:
-    if worker.is_main:
-        write_data(workload, folder)
-    on_main(lambda: None)
+    write_data(workload, worker, folder)
     used = measure_memory(config_of(workload, workload.precisions[0], worker, folder), worker, steps=workload.steps)
     if worker.is_main:
         print(used.report(), flush=True)

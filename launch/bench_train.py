@@ -104,9 +104,7 @@ def measure_training(
     Returns:
         Of each contender; and the limits, which are those of this rank.
     """
-    if worker.is_main:
-        write_data(workload, folder)
-    dist.barrier()
+    write_data(workload, worker, folder)
     with ExitStack() as stack:
         contenders: dict[str, Contender] = {}
         for precision in workload.precisions:
@@ -165,11 +163,13 @@ def _file(workload: Workload, folder: Path) -> Path:
     )
 
 
-def write_data(workload: Workload, folder: Path) -> None:
-    """The Parquet file, unless it is there, and its schema."""
-    _file(workload, folder)
-    declaration = yaml.safe_dump(declaration_of("ids", workload.max_cardinality))
-    (folder / "schema.yaml").write_text(declaration, encoding="utf-8")
+def write_data(workload: Workload, worker: Worker, folder: Path) -> None:
+    """The Parquet file, unless it is there, and its schema, by rank 0. All ranks must call this."""
+    if worker.is_main:
+        _file(workload, folder)
+        declaration = yaml.safe_dump(declaration_of("ids", workload.max_cardinality))
+        (folder / "schema.yaml").write_text(declaration, encoding="utf-8")
+    dist.barrier()
 
 
 def _run_dir(folder: Path) -> Path:

@@ -60,7 +60,9 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchd
         make_evaluation_set(name, dataset, data, metrics, worker, global_batch_size=batch_size)
         for name, dataset in datasets.items()
     ]
-    assembled = assemble(schema, dataclasses.replace(trained, device=config.device), worker, sets[0].loader)
+    assembled = assemble(
+        schema, dataclasses.replace(trained, device=config.device, compile=None), worker, sets[0].loader
+    )
     state.restore_model(path, assembled.model)
     evaluations = []
     for rows in sets:

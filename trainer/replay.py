@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -89,7 +90,7 @@ def logits_of(replay: Replay, config: TrainConfig, checkpoint: Location, worker:
     Raises:
         CheckpointError: It cannot be loaded.
     """
-    assembled = assemble(replay.schema, config, worker, replay.loader)
+    assembled = assemble(replay.schema, dataclasses.replace(config, compile=None), worker, replay.loader)
     state.restore_model(checkpoint, assembled.model)
     assembled.model.eval()
     with torch.no_grad():
