@@ -85,7 +85,7 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
     num_parameters += sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embeddings."))
     if config.compile is not None:
-        compile_heads(model.head_sum, config.compile, worker.device)
+        compile_heads(model.head_sum, config.compile, worker.device, step=model.dense_step)
     fuse_optimizers(model.embeddings, settings, config.precision)
     batch_size = loader.order.rows_per_lane_step * len(loader.lanes)
     dense = dense_cost(

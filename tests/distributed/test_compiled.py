@@ -42,9 +42,18 @@ def test_compiled_heads_train_to_the_same_model(make_config: Callable[..., Train
         torch.testing.assert_close(ours[name], tensor, rtol=1e-5, atol=1e-6, msg=name)
 
 
-def test_a_backend_that_is_not_there_is_refused() -> None:
+def compile_on_cpu(compiler: str) -> None:
+    module = torch.nn.Linear(1, 1)
+    compile_heads(module, compiler, torch.device("cpu"), step=module)
+
+
+def test_what_cannot_be_compiled_is_refused(make_config: Callable[..., TrainConfig]) -> None:
     with pytest.raises(ConfigError, match=r"compile is 'inducter', which is unknown\. Did you mean 'inductor'"):
-        compile_heads(torch.nn.Linear(1, 1), "inducter", torch.device("cpu"))
+        make_config(compile="inducter")
+    with pytest.raises(ConfigError, match=r"accumulate_steps is 2, but must be 1 with compile=cudagraphs"):
+        make_config(compile="cudagraphs", optimizer={"accumulate_steps": 2})
+    with pytest.raises(ConfigError, match=r"compile is 'cudagraphs', which CUDA devices have alone"):
+        compile_on_cpu("cudagraphs")
 
 
 def test_without_a_compiler_the_message_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,4 +62,4 @@ def test_without_a_compiler_the_message_says_so(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("trainer.model.compiled.get_cpp_compiler", none)
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler on CPUs, and there is none"):
-        compile_heads(torch.nn.Linear(1, 1), "inductor", torch.device("cpu"))
+        compile_on_cpu("inductor")

@@ -20,6 +20,7 @@ from trainer.config.sharding import ShardingConfig
 
 DEVICES = ("auto", "cpu", "cuda")
 NONFINITE_POLICIES = ("raise", "skip")
+COMPILERS = ("inductor", "cudagraphs", "aot_eager")
 
 
 @dataclass
@@ -41,8 +42,8 @@ class TrainConfig:
     """The whole of a training run; ``configs/train.yaml`` composes it.
 
     ``max_steps`` stops a run before its ``epochs`` are over and leaves the learning-rate schedule as it is,
-    so that a run that stops there and goes on later is the same run. ``compile`` is the backend of
-    ``torch.compile`` for the heads.
+    so that a run that stops there and goes on later is the same run. ``compile`` says what
+    ``torch.compile`` makes of the heads.
     """
 
     name: str = MISSING
@@ -78,6 +79,12 @@ class TrainConfig:
         at_least(1, self.eval_every_epochs, "eval_every_epochs")
         one_of(NONFINITE_POLICIES, self.on_nonfinite, "on_nonfinite")
         at_least(0, self.max_nonfinite_steps, "max_nonfinite_steps")
+        if self.compile is not None:
+            one_of(COMPILERS, self.compile, "compile")
+        if self.compile == "cudagraphs":
+            # A replay overwrites what the one before it gave.
+            steps = self.optimizer.accumulate_steps
+            check(steps == 1, "optimizer.accumulate_steps", steps, "1 with compile=cudagraphs; use compile=inductor")
         if self.eval_every_steps is not None:
             at_least(1, self.eval_every_steps, "eval_every_steps")
         if self.max_steps is not None:

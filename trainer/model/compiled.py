@@ -7,26 +7,36 @@ from torch import nn
 from torch._inductor.cpp_builder import get_cpp_compiler
 from torch._inductor.exc import InvalidCxxCompiler
 
-from trainer.config.rules import one_of
 from trainer.errors import ConfigError
 
+_ARGUMENTS = {
+    "inductor": {"backend": "inductor"},
+    "cudagraphs": {"backend": "inductor", "mode": "reduce-overhead"},
+    "aot_eager": {"backend": "aot_eager"},
+}
 
-def compile_heads(heads: nn.Module, backend: str, device: torch.device) -> None:
+
+def compile_heads(heads: nn.Module, compiler: str, device: torch.device, *, step: nn.Module) -> None:
     """Has a module's forward and backward pass compiled when it first sees a batch of some size.
 
     Its parameters keep their names. What is Python by nature (exchanges of batch statistics, masks that are drawn by
     lane) stays between the compiled pieces.
 
+    A CUDA graph writes its outputs to the same memory each time: what is kept beyond a step is to be copied.
+
     Args:
         heads: Changed in place.
-        backend: Of ``torch.compile``.
+        compiler: ``inductor``; ``cudagraphs``, where its kernels are recorded and replayed; or ``aot_eager``, by which
+            a module is traced, but not compiled.
         device: Of the batches.
+        step: That calls the heads, once each time.
 
     Raises:
-        ConfigError: There is no such backend, or it lacks the compiler that it needs here.
+        ConfigError: The device has no such thing, or the compiler lacks what it needs here.
     """
-    one_of(tuple(sorted(torch.compiler.list_backends(exclude_tags=()))), backend, "compile")
-    if backend == "inductor" and device.type == "cpu":
+    if compiler == "cudagraphs" and device.type != "cuda":
+        raise ConfigError("compile is 'cudagraphs', which CUDA devices have alone; use inductor or null.")
+    if compiler == "inductor" and device.type == "cpu":
         try:
             get_cpp_compiler()
         except InvalidCxxCompiler as cause:
@@ -35,4 +45,7 @@ def compile_heads(heads: nn.Module, backend: str, device: torch.device) -> None:
                 "CXX), or use compile=null."
             ) from cause
     # Batches are padded: there is one size in training and one in evaluation.
-    heads.compile(backend=backend, dynamic=False)
+    heads.compile(**_ARGUMENTS[compiler], dynamic=False)
+    if compiler == "cudagraphs":
+        # Else graphs wait for the backward pass of a step that was left out.
+        step.register_forward_pre_hook(lambda *_: torch.compiler.cudagraph_mark_step_begin())

@@ -180,4 +180,5 @@ class CTRModel(nn.Module):
     def forward(self, batch: Batch) -> tuple[torch.Tensor, Outputs]:
         """The loss to differentiate, float [], and the :data:`Outputs` for the metrics."""
         loss, logits_B = self.dense_step(self.rows(self.embeddings(batch.sparse)), batch)
-        return loss, (logits_B.detach(), batch.labels, batch.weights)
+        # A copy, because metrics keep it for some steps: a CUDA graph writes its own to the same place in each.
+        return loss, (logits_B.detach().clone(), batch.labels, batch.weights)
