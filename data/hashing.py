@@ -41,10 +41,14 @@ def mix64(values: UInt64Array) -> UInt64Array:
 
 def derive_seed(*parts: int) -> int:
     """One 64-bit seed from several integers (a user's seed, an epoch, a table's number, ...)."""
-    state = np.zeros(1, np.uint64)
+    # mix64 of single numbers, for which NumPy would take many times as long: a step asks for a seed of every mask.
+    z = 0
     for part in parts:
-        state = mix64(state ^ np.uint64(part & _MASK))
-    return int(state[0])
+        z = ((z ^ part & _MASK) + _GOLDEN) & _MASK
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & _MASK
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & _MASK
+        z ^= z >> 31
+    return z
 
 
 def permutation(n: int, seed: int) -> npt.NDArray[np.int64]:

@@ -34,8 +34,8 @@ class FiniteCheck:
     The tables' optimizer runs inside the backward pass, on rows of all ranks: so the answer has to be
     there before the first kernel of the backward pass, and the same everywhere.
 
-    What it costs: one all-reduce of two floats a step, under way while the next batch's input dist is
-    waited for. On CPU that is all. On CUDA the host also waits, once a step, for the end of the forward
+    What it costs: among several ranks one all-reduce of two floats a step, under way while the next batch's input dist
+    is waited for. On CPU that is all. On CUDA the host also waits, once a step, for the end of the forward
     pass (for an event, so that copies and input dists on other streams go on); the device then idles for
     as long as the host needs to launch the first kernels of the backward pass.
 
@@ -58,14 +58,16 @@ class FiniteCheck:
         """
         failed = torch.isfinite(loss.detach()).logical_not().to(torch.float32).reshape(1)
         found = torch.cat([failed, torch.zeros_like(failed) if overflow is None else overflow])
-        if self._device.type == "cuda":
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-            self._found.copy_(found, non_blocking=True)
-            self._copied = torch.cuda.Event()
-            self._copied.record()
-        else:
+        alone = dist.get_world_size() == 1
+        self._work = None if alone else dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True)
+        if self._device.type != "cuda":
             self._found = found
-            self._work = dist.all_reduce(found, dist.ReduceOp.MAX, async_op=True)
+            return
+        if self._work is not None:
+            self._work.wait()  # the stream waits, not the host
+        self._found.copy_(found, non_blocking=True)
+        self._copied = torch.cuda.Event()
+        self._copied.record()
 
     def result(self) -> tuple[bool, bool]:
         """Whether the loss given to :meth:`begin` is not finite, and the gradients overflowed, on some rank."""
