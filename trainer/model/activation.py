@@ -29,7 +29,7 @@ class Dice(nn.Module):
 
 
 ACTIVATIONS: dict[str, Callable[[int, StepContext], nn.Module]] = {
-    "relu": lambda num_units, context: nn.ReLU(),
+    "relu": lambda num_units, context: nn.ReLU(inplace=True),  # no affine map or norm keeps what it gave
     "tanh": lambda num_units, context: nn.Tanh(),
     "sigmoid": lambda num_units, context: nn.Sigmoid(),
     "leaky_relu": lambda num_units, context: nn.LeakyReLU(),

@@ -83,14 +83,16 @@ def affine(fields: Fields, weight_HX: torch.Tensor, bias_H: torch.Tensor) -> tor
     if fields.places is not None:
         weight_HFD = weight_HFD.index_select(1, torch.argsort(fields.places))
     kind = fields.vectors_BFD.device.type
-    vectors_BFD = fields.vectors_BFD
-    if torch.is_autocast_enabled(kind):
-        vectors_BFD = vectors_BFD.to(torch.get_autocast_dtype(kind))  # before the slice is copied, not after it
-    units_BH = torch.nn.functional.linear(vectors_BFD.flatten(1), weight_HFD.flatten(1), bias_H)
+    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else fields.vectors_BFD.dtype
+    vectors_BX = fields.vectors_BFD.to(dtype).flatten(1)  # to the type before the slice is copied, not after it
     if fields.dense_vectors_ND is None:
-        return units_BH
+        return torch.nn.functional.linear(vectors_BX, weight_HFD.flatten(1), bias_H)
     columns_HN = torch.einsum("hnd,nd->hn", weight_HMD[:, num_features:], fields.dense_vectors_ND)
-    return torch.addmm(units_BH, fields.dense_BN, columns_HN.t())
+    # One product, and as wide as tensor cores want it.
+    padding = -(vectors_BX.shape[1] + columns_HN.shape[1]) % 8
+    inputs_BK = torch.cat([vectors_BX, torch.nn.functional.pad(fields.dense_BN, (0, padding)).to(dtype)], 1)
+    weight_HK = torch.cat([weight_HFD.flatten(1), torch.nn.functional.pad(columns_HN, (0, padding))], 1)
+    return torch.nn.functional.linear(inputs_BK, weight_HK, bias_H)
 
 
 def split_rows(rows_BFR: torch.Tensor, num_factors: int, num_weights: int) -> tuple[torch.Tensor, torch.Tensor]:
