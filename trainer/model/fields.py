@@ -87,7 +87,8 @@ def affine(fields: Fields, weight_HX: torch.Tensor, bias_H: torch.Tensor) -> tor
     vectors_BX = fields.vectors_BFD.to(dtype).flatten(1)  # to the type before the slice is copied, not after it
     if fields.dense_vectors_ND is None:
         return torch.nn.functional.linear(vectors_BX, weight_HFD.flatten(1), bias_H)
-    columns_HN = torch.einsum("hnd,nd->hn", weight_HMD[:, num_features:], fields.dense_vectors_ND)
+    # Not a product of matrices: they are too small for one, and digits would be lost to autocast.
+    columns_HN = (weight_HMD[:, num_features:] * fields.dense_vectors_ND).sum(2)
     # One product, and as wide as tensor cores want it.
     padding = -(vectors_BX.shape[1] + columns_HN.shape[1]) % 8
     inputs_BK = torch.cat([vectors_BX, torch.nn.functional.pad(fields.dense_BN, (0, padding)).to(dtype)], 1)
