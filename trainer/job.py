@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from dataclasses import dataclass
 
@@ -21,6 +22,7 @@ from trainer.evaluation_set import EvaluationSet, make_evaluation_set, open_eval
 from trainer.inputs import Dataset, make_loader, open_dataset, training_order
 from trainer.logging.summary import DatasetSummary, RunSummary, features_of
 from trainer.metric.training import TrainingMetrics
+from trainer.model.precision import settle_precision
 from trainer.monitor import Monitor
 from trainer.optimizer import Optimizers
 
@@ -29,7 +31,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Job:
-    """The parts of a training run, built, and restored if there was something to resume."""
+    """The parts of a training run, built, and restored if there was something to resume; its config is settled."""
 
     config: TrainConfig
     worker: Worker
@@ -119,6 +121,9 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     checkpoints = CheckpointManager(config, run_identity(train_set, config, order), world_size=worker.world_size)
     check_shared(checkpoints.directory, worker)
     resume = checkpoints.find_resume()
+    begun = resume.manifest.config["precision"]["dense"] if resume else None
+    config = dataclasses.replace(config, precision=settle_precision(config.precision, worker, begun=begun))
+    checkpoints.config = config
     assembled = assemble(train_set.schema, config, worker, train_loader)
     optimizers = Optimizers(assembled.model, config.optimizer, assembled.settings, total_steps=schedule_steps)
     metrics = TrainingMetrics(worker.device, config.metrics)

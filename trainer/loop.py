@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import logging
 from collections.abc import Iterator
@@ -21,7 +20,6 @@ from trainer.evaluation import Evaluation
 from trainer.job import Job, build
 from trainer.logging.histograms import dense_gradients, embedding_norms
 from trainer.logging.journal import Journal, tensorboard_dir
-from trainer.model.precision import settle_precision
 from trainer.nonfinite import NonFinitePolicy
 from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
@@ -46,8 +44,8 @@ def train(config: TrainConfig, worker: Worker) -> Result:
         ShardFMError: See :func:`trainer.job.build`; and what reading the data or writing a checkpoint raises.
     """
     with Watchdog(worker, config.distributed) as watchdog:
-        config = dataclasses.replace(config, precision=settle_precision(config.precision, worker))
         job = build(config, worker)
+        config = job.config
         journal = Journal(
             config,
             total_steps=job.total_steps,

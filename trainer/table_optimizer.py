@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import ChainMap
 from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,7 +60,7 @@ _DECAY_MODES = {"l2": WeightDecayMode.L2, "decoupled": WeightDecayMode.DECOUPLE}
 
 
 def table_settings(schema: Schema, config: OptimizerConfig) -> Settings:
-    """The optimizer of every table: ``optimizer.sparse``, changed by the first of ``optimizer.tables`` that matches.
+    """The optimizer of every table: ``optimizer.sparse``, changed by the rules of ``optimizer.tables`` in turn.
 
     Raises:
         ConfigError: A rule matches no table.
@@ -75,8 +76,8 @@ def table_settings(schema: Schema, config: OptimizerConfig) -> Settings:
 
 
 def _settings_of(table: str, config: OptimizerConfig) -> SparseOptimizerConfig:
-    rule = next((rule for rule in config.tables if fnmatchcase(table, rule.match)), None)
-    return dataclasses.replace(config.sparse, **rule.given()) if rule else config.sparse
+    rules = [rule.given() for rule in config.tables if fnmatchcase(table, rule.match)]
+    return dataclasses.replace(config.sparse, **dict(ChainMap(*reversed(rules))))
 
 
 def check_table_optimizers(

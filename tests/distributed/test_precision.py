@@ -34,25 +34,41 @@ PRECISIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def settled(worker: Worker, with_bf16: tuple[int, ...], dense: str) -> str:
+def settled(worker: Worker, with_bf16: tuple[int, ...], dense: str, begun: str | None) -> str:
     precision.multiplies_bf16 = lambda device: worker.rank in with_bf16
-    return precision.settle_precision(PrecisionConfig(dense=dense), worker).dense
+    return precision.settle_precision(PrecisionConfig(dense=dense), worker, begun=begun).dense
 
 
 @pytest.mark.parametrize(
-    ("with_bf16", "dense", "outcome"),
-    [((0, 1), "auto", "bf16"), ((1,), "auto", "fp32"), ((0, 1), "fp32", "fp32"), ((), "bf16", "bf16")],
+    ("with_bf16", "dense", "begun", "outcome"),
+    [
+        ((0, 1), "auto", None, "bf16"),
+        ((1,), "auto", None, "fp32"),
+        ((0, 1), "auto", "fp16", "bf16"),
+        ((0, 1), "fp32", "bf16", "fp32"),
+        ((), "bf16", None, "bf16"),
+    ],
 )
-def test_auto_is_what_all_ranks_have(with_bf16: tuple[int, ...], dense: str, outcome: str) -> None:
-    assert results_of(run_ranks(2, settled, with_bf16, dense)) == [outcome] * 2
+def test_auto_is_what_all_ranks_have(with_bf16: tuple[int, ...], dense: str, begun: str | None, outcome: str) -> None:
+    assert results_of(run_ranks(2, settled, with_bf16, dense, begun)) == [outcome] * 2
 
 
-def test_a_run_keeps_what_auto_came_to(make_config: Callable[..., TrainConfig]) -> None:
-    config = make_config(precision={"dense": "auto"}, max_steps=2)
-    (results,) = results_of(run_ranks(1, train_all, {"run": config}))
-    came_to = "bf16" if precision.multiplies_bf16(torch.device("cpu")) else "fp32"
-    assert load_config(Path(config.run_dir)).precision.dense == came_to
-    assert read_manifest(Path(results["run"].checkpoint)).config["precision"]["dense"] == came_to
+def train_on(worker: Worker, config: TrainConfig, with_bf16: bool) -> Result:
+    precision.multiplies_bf16 = lambda device: with_bf16
+    return train(config, worker)
+
+
+@pytest.mark.parametrize("with_bf16", [True, False])
+def test_a_run_goes_on_in_what_auto_came_to_when_it_began(
+    with_bf16: bool, make_config: Callable[..., TrainConfig]
+) -> None:
+    for max_steps, device_has_it in ((2, with_bf16), (3, not with_bf16)):
+        config = make_config(precision={"dense": "auto"}, max_steps=max_steps)
+        (result,) = results_of(run_ranks(1, train_on, config, device_has_it))
+        came_to = "bf16" if with_bf16 else "fp32"
+        assert load_config(Path(config.run_dir)).precision.dense == came_to
+        assert read_manifest(Path(result.checkpoint)).config["precision"]["dense"] == came_to
+    assert result.resumed_at == 2
 
 
 def train_all(worker: Worker, configs: dict[str, TrainConfig]) -> dict[str, Result]:

@@ -34,7 +34,7 @@ DENSE = {"name": "sgd", "lr": 0.5}
 # Tables of one rule lie in one kernel; of all that is not named, sparse tells.
 FUSED = {
     "sharding": {"types": ["table_wise", "row_wise"], "tables": [{"match": "user", "types": ["data_parallel"]}]},
-    "tables": [{"match": "user", "lr": 0.4}, {"match": "*i*", "name": "sgd", "lr": 0.2}, {"match": "*", "lr": 0.3}],
+    "tables": [{"match": "*", "lr": 0.3}, {"match": "*i*", "name": "sgd", "lr": 0.2}, {"match": "user", "lr": 0.4}],
     "kinds": {
         "site": (torch.optim.SGD, {"lr": 0.2}),
         "user": (torch.optim.Adagrad, {"lr": 0.4, "eps": EPS}),

@@ -32,18 +32,18 @@ SCHEMA_OF_CLICKS = parse_schema(SCHEMA, where="test")
 REPLICAS = {"sharding": {"types": ["data_parallel"]}}
 
 
-def test_the_first_rule_that_matches_a_table_is_the_one(make_config: Make) -> None:
+def test_the_last_rule_that_gives_a_key_decides_it(make_config: Make) -> None:
     rules = [
-        {"match": "user", "lr": 0.5},
-        {"match": "*s*", "name": "sgd", "lr": 0.25, "max_grad_value": 2.0},
         {"match": "*", "eps": 0.125},
+        {"match": "*s*", "name": "sgd", "lr": 0.25, "max_grad_value": 2.0},
+        {"match": "user", "lr": 0.5},
     ]
     settings = table_settings(SCHEMA_OF_CLICKS, make_config(optimizer={"tables": rules}).optimizer)
     assert settings == {
-        "site": SparseOptimizerConfig(name="sgd", lr=0.25, max_grad_value=2.0),
-        "user": SparseOptimizerConfig(lr=0.5),
+        "site": SparseOptimizerConfig(name="sgd", lr=0.25, eps=0.125, max_grad_value=2.0),
+        "user": SparseOptimizerConfig(name="sgd", lr=0.5, eps=0.125, max_grad_value=2.0),
         "row_id": SparseOptimizerConfig(eps=0.125),
-        "tags": SparseOptimizerConfig(name="sgd", lr=0.25, max_grad_value=2.0),
+        "tags": SparseOptimizerConfig(name="sgd", lr=0.25, eps=0.125, max_grad_value=2.0),
     }
 
 

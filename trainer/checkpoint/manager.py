@@ -51,11 +51,14 @@ class CheckpointManager:
         config: Of the run; recorded in every checkpoint.
         identity: What a checkpoint must agree with to be resumed (see ``identity``).
         world_size: Recorded in every checkpoint.
+
+    Attributes:
+        config: Of the run; what :meth:`find_resume` shows may settle it.
     """
 
     def __init__(self, config: TrainConfig, identity: dict[str, Any], *, world_size: int) -> None:
         self.directory = location(config.checkpoint.directory, config.checkpoint.storage_options)
-        self._config = config
+        self.config = config
         self._identity = identity
         self._world_size = world_size
         self._damaged: set[int] = set()
@@ -98,7 +101,7 @@ class CheckpointManager:
             step=step,
             epoch=epoch,
             identity=self._identity,
-            config=dataclasses.asdict(self._config),
+            config=dataclasses.asdict(self.config),
             versions=versions(),
             world_size=self._world_size,
             monitor=monitor.state(),
@@ -106,7 +109,7 @@ class CheckpointManager:
             loss_scale=loss_scale,
             files={},
         )
-        keep_best = self._config.checkpoint.keep_best or self._config.monitor.use_best
+        keep_best = self.config.checkpoint.keep_best or self.config.monitor.use_best
         best = monitor.best_step if keep_best else None
         if self._background is None:
             self._write(tensors, manifest, best, None)
@@ -151,7 +154,7 @@ class CheckpointManager:
             CheckpointError: The checkpoint is damaged, or made for another schema, data set, model or
                 order.
         """
-        resume = self._config.checkpoint.resume
+        resume = self.config.checkpoint.resume
         candidates = on_main(self._candidates)
         damages: list[str] = []
         for path in reversed(candidates):
@@ -165,7 +168,7 @@ class CheckpointManager:
 
     def _candidates(self) -> list[Location]:
         """The checkpoints that the run may continue from, the best last."""
-        config = self._config.checkpoint
+        config = self.config.checkpoint
         found = storage.committed(self.directory)
         if config.resume == "none" and found:
             raise ConfigError(
@@ -177,7 +180,7 @@ class CheckpointManager:
     def _accept(self, path: Location, manifest: Manifest, damages: list[str]) -> Resume:
         for damage in damages:
             logger.warning("%s Falling back to the one before it.", damage)
-        allowed = self._config.checkpoint.allow_differences
+        allowed = self.config.checkpoint.allow_differences
         for difference in check_resumable(path, manifest.identity, self._identity, allowed=allowed):
             logger.warning("%s: continued although it differs: %s", path, difference)
         return Resume(path, manifest)
@@ -205,9 +208,9 @@ class CheckpointManager:
 
     def _drop(self, best: int | None) -> None:
         steps = [storage.step_of(path) for path in storage.committed(self.directory)]
-        resume = location(self._config.checkpoint.resume, self._config.checkpoint.storage_options)
+        resume = location(self.config.checkpoint.resume, self.config.checkpoint.storage_options)
         in_use = next((step for step in steps if storage.committed_path(self.directory, step) == resume), None)
-        doomed = dropped_steps(steps, self._config.checkpoint, best=best, damaged=self._damaged, in_use=in_use)
+        doomed = dropped_steps(steps, self.config.checkpoint, best=best, damaged=self._damaged, in_use=in_use)
         for step in doomed:
             storage.delete(storage.committed_path(self.directory, step))
 

@@ -61,7 +61,7 @@ class SparseOptimizerConfig:
 
 @dataclass
 class TableOptimizerRule:
-    """What is different for the tables that a pattern matches; the first rule that matches a table is the one.
+    """What is different for the tables that a pattern matches; the last rule that gives a key decides it.
 
     Attributes:
         match: Shell pattern over the tables' names, as ``C*``.

@@ -11,6 +11,7 @@ from trainer.distributed import Worker, gather
 from trainer.errors import ConfigError
 
 _FIRST_CUDA_WITH_BF16 = (8, 0)
+_OF_ANY_DEVICE = ("bf16", "fp32")
 
 
 def multiplies_bf16(device: torch.device) -> bool:
@@ -20,15 +21,22 @@ def multiplies_bf16(device: torch.device) -> bool:
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
-def settle_precision(config: PrecisionConfig, worker: Worker) -> PrecisionConfig:
+def settle_precision(config: PrecisionConfig, worker: Worker, *, begun: str | None) -> PrecisionConfig:
     """Decides what ``precision.dense=auto`` is: bf16 where every rank's device has it, else fp32.
 
     All ranks must call this. What is decided goes into the run's config and checkpoints, so that evaluations and
-    replays compute as the training did, wherever they run.
+    replays compute as the training did, wherever they run, and a run goes on as it began, on whatever devices.
+
+    Args:
+        config: Of the precision.
+        worker: This process.
+        begun: The precision of a run that goes on; None for one that begins.
     """
     if config.dense != "auto":
         return config
-    return dataclasses.replace(config, dense="bf16" if all(gather(multiplies_bf16(worker.device))) else "fp32")
+    if begun not in _OF_ANY_DEVICE:
+        begun = "bf16" if all(gather(multiplies_bf16(worker.device))) else "fp32"
+    return dataclasses.replace(config, dense=begun)
 
 
 def set_matmul_precision(config: PrecisionConfig, device: torch.device) -> None:
