@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 from collections.abc import Callable
@@ -117,6 +118,23 @@ def test_a_path_is_continued_from(config: Callable[..., TrainConfig], tmp_path: 
     ((result, _),) = results_of(run_ranks(1, run_training, branch))
     assert result.resumed_at == 2
     assert steps_of(branch) == [6]
+
+
+@pytest.mark.parametrize("resume", ["a path", "none"])
+def test_the_same_command_goes_on_wherever_it_began(
+    resume: str, config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    results_of(run_ranks(1, run_training, config()))
+    chosen = str(Path(config().checkpoint.directory, "step-00000002")) if resume == "a path" else resume
+    branch = functools.partial(config, run_dir=tmp_path / "branch", checkpoint={"resume": chosen})
+    results_of(run_ranks(1, run_training, branch()))
+    ((again, _),) = results_of(run_ranks(1, run_training, branch(logging={"every_steps": 3})))
+    assert again.resumed_at == 6
+    (other,) = run_ranks(1, run_training, branch(optimizer={"dense": {"lr": 0.5}}))
+    if resume == "none":
+        assert "of an earlier run" in str(other)
+    else:
+        assert other[0].resumed_at == 2
 
 
 def test_a_damaged_path_is_refused(config: Callable[..., TrainConfig], tmp_path: Path) -> None:

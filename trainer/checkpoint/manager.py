@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import logging
 import time
 from collections.abc import Callable
@@ -29,6 +30,8 @@ from trainer.provenance import versions
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_BESIDE_TRAINING = ("device", "distributed", "logging", "profiler")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,6 +62,7 @@ class CheckpointManager:
     def __init__(self, config: TrainConfig, identity: dict[str, Any], *, world_size: int) -> None:
         self.directory = location(config.checkpoint.directory, config.checkpoint.storage_options)
         self.config = config
+        self._origin = location(config.checkpoint.resume, config.checkpoint.storage_options)
         self._identity = identity
         self._world_size = world_size
         self._damaged: set[int] = set()
@@ -162,20 +166,37 @@ class CheckpointManager:
             if manifest is not None:
                 return on_main(functools.partial(self._accept, path, manifest, damages))
             damages.append(damage)
-            if resume == "auto":
+            if path != self._origin:
                 self._damaged.add(storage.step_of(path))
         return on_main(functools.partial(_start_anew, self.directory, resume, damages))
 
     def _candidates(self) -> list[Location]:
         """The checkpoints that the run may continue from, the best last."""
-        config = self.config.checkpoint
+        resume = self.config.checkpoint.resume
         found = storage.committed(self.directory)
-        if config.resume == "none" and found:
+        if resume == "auto":
+            return found
+        # What the same command wrote, before it was killed or preempted, goes on.
+        own = [path for path in found if self._wrote(path)]
+        if resume != "none":
+            return [self._origin, *own]
+        if len(own) < len(found):
             raise ConfigError(
                 f"checkpoint.resume is 'none', but {self.directory} holds {len(found)} checkpoints of an earlier run; "
                 "set run_dir to a new directory, remove that one, or use checkpoint.resume=auto."
             )
-        return found if config.resume in ("auto", "none") else [location(config.resume, config.storage_options)]
+        return own
+
+    def _wrote(self, path: Location) -> bool:
+        """Whether a run with the same config wrote a checkpoint; what tells nothing of it, none did."""
+        try:
+            saved = storage.read_manifest(path).config
+        except CheckpointError:
+            return False
+        ours = json.loads(json.dumps(dataclasses.asdict(self.config)))
+        if self.config.precision.dense == "auto":
+            ours["precision"]["dense"] = saved["precision"]["dense"]
+        return all(saved.get(key) == value for key, value in ours.items() if key not in _BESIDE_TRAINING)
 
     def _accept(self, path: Location, manifest: Manifest, damages: list[str]) -> Resume:
         for damage in damages:
@@ -208,8 +229,7 @@ class CheckpointManager:
 
     def _drop(self, best: int | None) -> None:
         steps = [storage.step_of(path) for path in storage.committed(self.directory)]
-        resume = location(self.config.checkpoint.resume, self.config.checkpoint.storage_options)
-        in_use = next((step for step in steps if storage.committed_path(self.directory, step) == resume), None)
+        in_use = next((step for step in steps if storage.committed_path(self.directory, step) == self._origin), None)
         doomed = dropped_steps(steps, self.config.checkpoint, best=best, damaged=self._damaged, in_use=in_use)
         for step in doomed:
             storage.delete(storage.committed_path(self.directory, step))
