@@ -56,7 +56,12 @@ class Training:
         self._observer = Observer(job.assembled.model, job.worker)
         self._clock = self._observer.clock
         self._pipeline = TrainPipeline(
-            job.assembled.model, job.optimizers.combined, job.worker.device, self._clock, job.assembled.loss_scale
+            job.assembled.model,
+            job.optimizers.combined,
+            job.worker.device,
+            self._clock,
+            job.assembled.loss_scale,
+            check_finite=job.config.on_nonfinite != "ignore",
         )
         self._stream = job.train_loader.batches(0, BATCHES_IN_MEMORY if source == "memory" else job.total_steps)
         batches: Iterator[Batch] = itertools.cycle(list(self._stream)) if source == "memory" else self._stream

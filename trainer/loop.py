@@ -93,6 +93,7 @@ class _Run:
             job.worker.device,
             self._observer.clock,
             job.assembled.loss_scale,
+            check_finite=job.config.on_nonfinite != "ignore",
             prefetch=job.config.sharding.prefetch,
         )
         self._watched_batches = self._clock.reads(watchdog.reads(batches))

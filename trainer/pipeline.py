@@ -33,10 +33,11 @@ class GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
         device: torch.device,
         clock: StageClock,
         loss_scale: LossScale | None,
+        check_finite: bool,
     ) -> None:
         super().__init__(model, optimizer, device, execute_all_batches=True, custom_model_fwd=self._checked_forward)
         self.watch(model, clock)
-        self._check = FiniteCheck(device)
+        self._check = FiniteCheck(device) if check_finite else None
         self.forward_state = ForwardState(model)
         self._loss_scale = loss_scale
         self.took_step = True
@@ -46,8 +47,9 @@ class GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
         self.forward_state.keep()
         with self.clock.during(Stage.DENSE_FORWARD):
             loss, outputs = self._model(batch)
-        with self.clock.during(Stage.SYNC):
-            self._check.begin(loss, self._loss_scale.overflow if self._loss_scale else None)
+        if self._check is not None:
+            with self.clock.during(Stage.SYNC):
+                self._check.begin(loss, self._loss_scale.overflow if self._loss_scale else None)
         return loss, outputs
 
     def _backward(self, losses: torch.Tensor) -> None:
@@ -55,6 +57,8 @@ class GuardedPipeline(TimedStages, TrainPipelineSparseDist[Batch, Outputs]):
             super()._backward(losses)
 
     def _may_step(self) -> bool:
+        if self._check is None:
+            return True
         with self.clock.during(Stage.SYNC):
             failed, overflowed = self._check.result()
         self.took_step, self.overflowed = not failed and not overflowed, overflowed and not failed
@@ -132,6 +136,7 @@ class TrainPipeline:
         device: Where the model is.
         clock: Is told what a step is at; None for one that nobody looks at.
         loss_scale: Of the model; follows the steps.
+        check_finite: Whether a step may be left out; if not, the host never waits for the outcome of a forward pass.
         prefetch: Whether the next batch's rows are fetched into caches during a step, on CUDA alone. The iterator
             of batches has then to end before :meth:`detached`, and another one to go on after it.
     """
@@ -144,12 +149,13 @@ class TrainPipeline:
         clock: StageClock | None = None,
         loss_scale: LossScale | None = None,
         *,
+        check_finite: bool = True,
         prefetch: bool = False,
     ) -> None:
         self._model = model
         self._kernels = table_kernels(model)
         pipeline = PrefetchingPipeline if prefetch else GuardedPipeline
-        self._pipeline = pipeline(model, optimizer, device, clock or StageClock(device), loss_scale)
+        self._pipeline = pipeline(model, optimizer, device, clock or StageClock(device), loss_scale, check_finite)
         self._checked = False
 
     def step(self, batches: Iterator[Batch]) -> tuple[Outputs, bool]:

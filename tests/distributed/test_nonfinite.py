@@ -58,7 +58,7 @@ def step_and_write(
     if deferring:
         # What a prefetching pipeline does, which runs on GPUs alone, in the place of the one that overrides a method.
         model, optimizer = job.assembled.model, job.optimizers.combined
-        pipeline._pipeline = DeferringPipeline(model, optimizer, worker.device, StageClock(worker.device), None)
+        pipeline._pipeline = DeferringPipeline(model, optimizer, worker.device, StageClock(worker.device), None, True)
     told = []
     with job.train_loader.batches(0, POISONED_STEP + 2) as batches:
         feed: Iterator[Batch] = batches
@@ -155,6 +155,13 @@ def test_a_learning_rate_that_explodes_is_found_before_it_is_written(make_config
     assert str(errors[0]).startswith("epoch 1, step 2: the loss is not finite. Rows with such a logit: ")
     saved = tensors_of(Path(config.checkpoint.directory, "step-00000001"))
     assert all(torch.isfinite(tensor).all() for tensor in saved.values())
+
+
+def test_ignore_does_not_look(poisoned: Place, make_config: Callable[..., TrainConfig]) -> None:
+    config = make_config(on_nonfinite="ignore", max_steps=POISONED_STEP + 2)
+    result = results_of(run_ranks(2, run_training, config))[0]
+    assert result.steps == POISONED_STEP + 2
+    assert not torch.isfinite(tensors_of(Path(result.checkpoint))["tables/user/weight"]).all()
 
 
 def test_skip_leaves_the_step_out_counts_it_and_shows_it(

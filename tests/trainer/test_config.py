@@ -93,6 +93,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"optimizer": {"sparse": {"weight_decay": -1}}}, "optimizer.sparse.weight_decay is -1.0, but must be 0 or a pos"),
     ({"optimizer": {"sparse": {"name": "adagard"}}}, "is 'adagard', which is unknown. Did you mean 'adagrad'?"),
     ({"optimizer": {"sparse": {"lr": 0}}}, "optimizer.sparse.lr is 0.0, but must be a positive number."),
+    (
+        {"precision": {"dense": "fp16"}, "on_nonfinite": "ignore"},
+        "on_nonfinite is 'ignore', but must be raise or skip with precision=fp16",
+    ),
     ({"optimizer": {"accumulate_steps": 0}}, "optimizer.accumulate_steps is 0, but must be at least 1."),
     (
         {"precision": {"tables": "bf16"}},

@@ -19,7 +19,7 @@ from trainer.config.rules import at_least, check, multiple_of_lanes, one_of, pos
 from trainer.config.sharding import ShardingConfig
 
 DEVICES = ("auto", "cpu", "cuda")
-NONFINITE_POLICIES = ("raise", "skip")
+NONFINITE_POLICIES = ("raise", "skip", "ignore")
 COMPILERS = ("inductor", "cudagraphs", "aot_eager")
 
 
@@ -78,6 +78,9 @@ class TrainConfig:
         at_least(1, self.epochs, "epochs")
         at_least(1, self.eval_every_epochs, "eval_every_epochs")
         one_of(NONFINITE_POLICIES, self.on_nonfinite, "on_nonfinite")
+        scaled = self.precision.dense == "fp16"
+        rule = "raise or skip with precision=fp16, whose gradients overflow now and then"
+        check(not scaled or self.on_nonfinite != "ignore", "on_nonfinite", self.on_nonfinite, rule)
         at_least(0, self.max_nonfinite_steps, "max_nonfinite_steps")
         if self.compile is not None:
             one_of(COMPILERS, self.compile, "compile")
