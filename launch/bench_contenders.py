@@ -13,7 +13,6 @@ import torch
 from data.batch import Batch
 from launch.bench_files import NUM_DENSE, NUM_SPARSE
 from trainer.job import Job
-from trainer.pipeline import TrainPipeline
 from trainer.timing.breakdown import Breakdown
 from trainer.timing.observer import Observer
 
@@ -55,14 +54,7 @@ class Training:
         self._job = job
         self._observer = Observer(job.assembled.model, job.worker)
         self._clock = self._observer.clock
-        self._pipeline = TrainPipeline(
-            job.assembled.model,
-            job.optimizers.combined,
-            job.worker.device,
-            self._clock,
-            job.assembled.loss_scale,
-            check_finite=job.config.on_nonfinite != "ignore",
-        )
+        self._pipeline = job.pipeline(self._clock)
         self._stream = job.train_loader.batches(0, BATCHES_IN_MEMORY if source == "memory" else job.total_steps)
         batches: Iterator[Batch] = itertools.cycle(list(self._stream)) if source == "memory" else self._stream
         self._batches = self._clock.reads(batches)

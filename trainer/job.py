@@ -25,6 +25,8 @@ from trainer.metric.training import TrainingMetrics
 from trainer.model.precision import settle_precision
 from trainer.monitor import Monitor
 from trainer.optimizer import Optimizers
+from trainer.pipeline import TrainPipeline
+from trainer.timing.clock import StageClock
 
 logger = logging.getLogger(__name__)
 
@@ -80,6 +82,22 @@ class Job:
             f"files; {order.steps_per_epoch} steps an epoch; {self.worker.world_size} ranks on "
             f"{self.worker.device.type}; {len(self.assembled.plan)} tables over {types}{self._copies}; "
             f"{self.assembled.num_parameters:,} parameters; matrix products in {self.config.precision.dense}"
+        )
+
+    def pipeline(self, clock: StageClock | None = None) -> TrainPipeline:
+        """What takes the steps; it holds the model from the first one on.
+
+        Args:
+            clock: Is told what a step is at; None for one that nobody looks at.
+        """
+        return TrainPipeline(
+            self.assembled.model,
+            self.optimizers.combined,
+            self.worker.device,
+            clock,
+            self.assembled.loss_scale,
+            check_finite=self.config.on_nonfinite != "ignore",
+            prefetch=self.config.sharding.prefetch,
         )
 
     def summary(self) -> RunSummary:

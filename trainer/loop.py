@@ -21,7 +21,6 @@ from trainer.job import Job, build
 from trainer.logging.histograms import dense_gradients, embedding_norms
 from trainer.logging.journal import Journal, tensorboard_dir
 from trainer.nonfinite import NonFinitePolicy
-from trainer.pipeline import TrainPipeline
 from trainer.preemption import PreemptedError, PreemptionGuard
 from trainer.profiler import Profiler
 from trainer.result import Result
@@ -87,15 +86,7 @@ class _Run:
         self._watchdog = watchdog
         self._observer = Observer(job.assembled.model, job.worker)
         self._clock = self._observer.clock
-        self._pipeline = TrainPipeline(
-            job.assembled.model,
-            job.optimizers.combined,
-            job.worker.device,
-            self._observer.clock,
-            job.assembled.loss_scale,
-            check_finite=job.config.on_nonfinite != "ignore",
-            prefetch=job.config.sharding.prefetch,
-        )
+        self._pipeline = job.pipeline(self._clock)
         self._watched_batches = self._clock.reads(watchdog.reads(batches))
         self._feed = self._watched_batches
         self._feed_ends = job.start_step

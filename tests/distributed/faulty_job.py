@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 import data.windows
-import trainer.loop
+import trainer.job
 from data.batch import Batch
 from data.errors import DataError
 from data.windows import StepRows, Windows
@@ -70,6 +70,6 @@ class FaultyPipeline(TrainPipeline):
 
 
 if __name__ == "__main__":
-    vars(trainer.loop).update(TrainPipeline=FaultyPipeline)
+    vars(trainer.job).update(TrainPipeline=FaultyPipeline)
     vars(data.windows)["Windows"].take = faulty_take
     command("train", TrainConfig, run)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import trainer.job
 import trainer.loop
 from data.batch import Batch
 from launch.cli import command
@@ -58,5 +59,6 @@ class RecordingPipeline(TrainPipeline):
 
 
 if __name__ == "__main__":
-    vars(trainer.loop).update(build=build, TrainPipeline=RecordingPipeline)
+    vars(trainer.loop).update(build=build)
+    vars(trainer.job).update(TrainPipeline=RecordingPipeline)
     command("train", TrainConfig, run)

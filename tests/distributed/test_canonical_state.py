@@ -20,7 +20,6 @@ from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.errors import CheckpointError, PeerError
 from trainer.job import Job, build
-from trainer.pipeline import TrainPipeline
 
 pytestmark = pytest.mark.distributed
 
@@ -53,7 +52,7 @@ def config(make_config: Callable[..., TrainConfig], tmp_path: Path) -> Callable[
 
 def trained(config: TrainConfig, worker: Worker) -> Job:
     job = build(config, worker)
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     with job.train_loader.batches(0, STEPS) as batches:
         for step in range(STEPS):
             job.optimizers.set_learning_rates(step)

@@ -25,7 +25,7 @@ from trainer.distributed import Worker
 from trainer.job import build
 from trainer.loop import Result, train
 from trainer.nonfinite import NonFiniteError
-from trainer.pipeline import DeferringPipeline, TrainPipeline
+from trainer.pipeline import DeferringPipeline
 from trainer.timing.clock import StageClock
 
 pytestmark = pytest.mark.distributed
@@ -54,7 +54,7 @@ def step_and_write(
     dense = job.assembled.model.module.head_sum
     dense.register_buffer("passes", torch.zeros(1))
     dense.register_forward_hook(count_pass)
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     if deferring:
         # What a prefetching pipeline does, which runs on GPUs alone, in the place of the one that overrides a method.
         model, optimizer = job.assembled.model, job.optimizers.combined

@@ -12,7 +12,6 @@ from trainer.config import DENSE_OPTIMIZERS, TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
 from trainer.model.ctr import CTRModel
-from trainer.pipeline import TrainPipeline
 from trainer.table_kernels import table_kernels
 
 pytestmark = pytest.mark.distributed
@@ -97,7 +96,7 @@ def test_norm_and_values_are_those_of_the_dense_part_and_replicated_tables_toget
 def counted_steps(worker: Worker, config: TrainConfig) -> list[tuple[int, int]]:
     """What FBGEMM's kernels count after two steps, an evaluation, and one more step."""
     job = build(config, worker)
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     counts = []
     with job.train_loader.batches(0, 3) as batches:
         for step in range(3):

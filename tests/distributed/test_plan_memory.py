@@ -38,7 +38,7 @@ def resident_bytes() -> int:
 
 def trained(worker: Worker, config: TrainConfig) -> tuple[Job, TrainPipeline]:
     job = build(config, worker)
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     with job.train_loader.batches(0, 3) as batches:
         for step in range(3):
             job.optimizers.set_learning_rates(step)

@@ -19,7 +19,6 @@ from trainer.checkpoint.canonical import model_state
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
-from trainer.pipeline import TrainPipeline
 
 pytestmark = pytest.mark.distributed
 
@@ -60,7 +59,7 @@ def rows_of(batch: Batch) -> tuple[Ids, torch.Tensor, torch.Tensor]:
 def train_and_record(worker: Worker, config: TrainConfig, folder: str, first_step: int) -> list[Step]:
     job = build(config, worker)
     state.write(model_state(job.assembled.model).tensors, Path(folder, "before"))
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     steps: list[Step] = []
     with (
         job.train_loader.batches(first_step, first_step + STEPS) as batches,

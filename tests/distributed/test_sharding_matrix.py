@@ -33,7 +33,6 @@ from trainer.config.optimizer import SPARSE_OPTIMIZERS
 from trainer.distributed import Worker
 from trainer.errors import ConfigError
 from trainer.job import build
-from trainer.pipeline import TrainPipeline
 from trainer.table_optimizer import check_table_optimizers, table_settings
 
 pytestmark = pytest.mark.distributed
@@ -130,7 +129,7 @@ def train(worker: Worker, config: TrainConfig, folder: Path) -> tuple[set[str], 
     job = build(config, worker)
     folder.mkdir(exist_ok=True)
     state.write(model_state(job.assembled.model).tensors, folder / "before")
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     steps: list[Step] = []
     with (
         job.train_loader.batches(FIRST_STEP, FIRST_STEP + STEPS) as batches,

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 import trainer.checkpoint.storage
+import trainer.job
 import trainer.loop
 from data.batch import Batch
 from data.loader import BatchStream
@@ -103,7 +104,7 @@ class StampedPipeline(TrainPipeline):
 def train_slowly(worker: Worker, config: TrainConfig, slow: Callable[[Worker], Callable[[], None]]) -> float:
     """Returns the milliseconds from the end of the first step to that of the last."""
     StampedPipeline.stamps = []
-    vars(trainer.loop).update(TrainPipeline=StampedPipeline)
+    vars(trainer.job).update(TrainPipeline=StampedPipeline)
     undo = slow(worker)
     trainer.loop.train(config, worker)
     undo()

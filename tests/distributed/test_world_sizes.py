@@ -22,7 +22,6 @@ from trainer.checkpoint.canonical import training_state
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
-from trainer.pipeline import TrainPipeline
 
 pytestmark = pytest.mark.distributed
 
@@ -89,7 +88,7 @@ def configs(make_config: Callable[..., TrainConfig]) -> dict[str, TrainConfig]:
 def train_and_save(worker: Worker, configs: dict[str, TrainConfig], folder: Path) -> None:
     for name, config in configs.items():
         job = build(config, worker)
-        pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+        pipeline = job.pipeline()
         with job.train_loader.batches(0, STEPS) as batches:
             for step in range(STEPS):
                 job.optimizers.set_learning_rates(step)

@@ -16,7 +16,6 @@ from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.job import build
 from trainer.loop import train
-from trainer.pipeline import TrainPipeline
 
 pytestmark = pytest.mark.distributed
 
@@ -29,7 +28,7 @@ def train_up_to_the_step(worker: Worker, config: TrainConfig) -> tuple[list[int]
     job = build(config, worker)
     with job.train_loader.batches(STEP, STEP + 1) as batches:
         rows = next(batches).sparse["row_id"].values().tolist()
-    pipeline = TrainPipeline(job.assembled.model, job.optimizers.combined, worker.device)
+    pipeline = job.pipeline()
     with job.train_loader.batches(STEP, STEP + 1) as batches:
         (logits, _, weights), _ = pipeline.step(batches)
     return rows, logits[weights > 0].tolist()
