@@ -7,12 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trainer.timing.breakdown import Breakdown
+from trainer.timing.breakdown import Breakdown, FloatArray
 from trainer.timing.stages import STEP_STAGES, WAITS, Stage
 
-_COMPUTE = tuple(
-    stage for stage in STEP_STAGES if stage not in (*WAITS, Stage.DATA_WAIT, Stage.CHECKPOINT, Stage.LOGGING)
-)
+_STANDSTILLS = (Stage.DATA_WAIT, Stage.CHECKPOINT, Stage.LOGGING)
 
 
 @dataclass(frozen=True)
@@ -32,25 +30,27 @@ def judge(breakdown: Breakdown) -> Verdict:
     """Names what to change first.
 
     The rank that waits least for others is the one that they wait for, so its time is looked at: for its
-    data, for checkpoints, in exchanges (on this rank the network's own time), in computing what the others
-    compute as well, and in computing beyond that (a straggler).
+    data, for checkpoints, in exchanges (on this rank the network's own time; one that is alone has nobody to
+    exchange with), in computing what the others compute as well, and in computing beyond that (a straggler).
     """
+    waits = WAITS if len(breakdown.ms) > 1 else ()
+    computing = tuple(stage for stage in STEP_STAGES if stage not in (*waits, *_STANDSTILLS))
     rank, step_ms = breakdown.slowest_rank, breakdown.step_ms
-    own = {stage: breakdown.of(stage) for stage in STEP_STAGES}
-    excess = {stage: _excess(breakdown, stage, rank) for stage in _COMPUTE}
+    own: dict[Stage, FloatArray] = {stage: breakdown.of(stage) for stage in STEP_STAGES}
+    excess = {stage: _excess(breakdown, stage, rank) for stage in computing}
     lag_ms = max(0.0, min(sum(excess.values()), breakdown.lag_ms))
     shares = {
         "data": own[Stage.DATA_WAIT][rank],
         "checkpoint": own[Stage.CHECKPOINT][rank],
         "logging": own[Stage.LOGGING][rank],
-        "network": breakdown.waits_ms[rank],
+        "network": sum(own[stage][rank] for stage in waits),
         "straggler": lag_ms,
-        "compute": sum(own[stage][rank] for stage in _COMPUTE) - lag_ms,
+        "compute": sum(own[stage][rank] for stage in computing) - lag_ms,
     }
     kind = max(shares, key=lambda name: shares[name])
     of = f"{shares[kind]:.3g} ms of {step_ms:.3g} ms"
     late_at = _words(max(excess, key=lambda stage: excess[stage]))
-    where = _largest(WAITS if kind == "network" else _COMPUTE, breakdown, rank)
+    where = _largest(waits if kind == "network" else computing, breakdown, rank)
     told = {
         "data": f"data-bound: rank {rank} waits {of}",
         "checkpoint": f"checkpoint-bound: training stands still for saves {of}",

@@ -42,7 +42,8 @@ BUSY = {Stage.DENSE_FORWARD: 8.0, Stage.DENSE_BACKWARD: 10.0}
             "network",
             "network-bound: exchanges take 32 ms of 50 ms, most of it output dist (20 ms)",
         ),
-        ([{**BUSY, Stage.SYNC: 2}], "compute", "compute-bound: 18 ms of 20 ms, most of it dense backward (10 ms)"),
+        ([{**BUSY, Stage.SYNC: 2}] * 2, "compute", "compute-bound: 18 ms of 20 ms, most of it dense backward (10 ms)"),
+        ([{**BUSY, Stage.INPUT_DIST: 32}], "compute", "compute-bound: 50 ms of 50 ms, most of it input dist (32 ms)"),
         (
             [{**BUSY, Stage.LOGGING: 40, Stage.SYNC: 1}, {**BUSY, Stage.SYNC: 41}],
             "logging",
