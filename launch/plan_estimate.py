@@ -59,15 +59,7 @@ def estimate(config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | 
     groups = table_groups(config.sharding, world_size=cluster.world_size, ranks_per_node=cluster.ranks_per_node)
     group = cluster_of_group(cluster, groups)
     batch_size = -(-config.global_batch_size // cluster.world_size)
-    dense = dense_cost(
-        schema,
-        config.model,
-        config.precision,
-        config.optimizer.dense,
-        batch_size=batch_size,
-        world_size=cluster.world_size,
-        num_parts=config.optimizer.accumulate_steps,
-    )
+    dense = dense_cost(schema, config, batch_size=batch_size, world_size=cluster.world_size)
     of_features = values_of_rows(config.sharding, schema, lengths or {})
     values = {table.name: sum(of_features[name] for name in table.features) for table in schema.tables()}
     inputs = int(8 * batch_size * sum(values.values()) * _COPIES_OF_INPUT)

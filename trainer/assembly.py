@@ -69,34 +69,12 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     check_table_optimizers(settings, config.sharding, config.precision, worker.device.type)
     context = StepContext(config.seed, loader.lanes)
     loss_scale = LossScale(config.precision.loss_scale) if config.precision.dense == "fp16" else None
-    model = CTRModel(
-        schema,
-        config.model,
-        config.precision,
-        context=context,
-        world_size=worker.world_size,
-        seed=config.seed,
-        sum_weights=not loader.knows_global_weight,
-        max_gradients={name: s.max_grad_value for name, s in settings.items() if s.max_grad_value is not None},
-        num_parts=config.optimizer.accumulate_steps,
-        loss_scale=loss_scale,
-    )
+    model = _build_model(schema, config, worker, loader, settings, context, loss_scale)
     tables, layout = model.embeddings.embedding_bag_configs(), row_layout(config.model)
     num_parameters = sum(table.num_embeddings for table in tables) * layout.num_values
     num_parameters += sum(p.numel() for name, p in model.named_parameters() if not name.startswith("embeddings."))
-    if config.compile is not None:
-        compile_heads(model.head_sum, config.compile, worker.device, step=model.dense_step)
-    fuse_optimizers(model.embeddings, settings, config.precision)
     batch_size = loader.order.rows_per_lane_step * len(loader.lanes)
-    dense = dense_cost(
-        schema,
-        config.model,
-        config.precision,
-        config.optimizer.dense,
-        batch_size=batch_size,
-        world_size=worker.world_size,
-        num_parts=config.optimizer.accumulate_steps,
-    )
+    dense = dense_cost(schema, config, batch_size=batch_size, world_size=worker.world_size)
 
     hosts = hosts_of_job(worker)
     check_hosts(config.sharding, hosts.sizes, alike=hosts.alike)
@@ -131,3 +109,31 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     return Assembled(
         sharded, context, loss_scale, planned_tables(plan, tables, values), settings, replicas, num_parameters
     )
+
+
+def _build_model(
+    schema: Schema,
+    config: TrainConfig,
+    worker: Worker,
+    loader: BatchLoader,
+    settings: Settings,
+    context: StepContext,
+    loss_scale: LossScale | None,
+) -> CTRModel:
+    """Not sharded yet, its tables without memory; they know their optimizers, and the heads how they are compiled."""
+    model = CTRModel(
+        schema,
+        config.model,
+        config.precision,
+        context=context,
+        world_size=worker.world_size,
+        seed=config.seed,
+        sum_weights=not loader.knows_global_weight,
+        max_gradients={name: s.max_grad_value for name, s in settings.items() if s.max_grad_value is not None},
+        num_parts=config.optimizer.accumulate_steps,
+        loss_scale=loss_scale,
+    )
+    if config.compile is not None:
+        compile_heads(model.head_sum, config.compile, worker.device, step=model.dense_step)
+    fuse_optimizers(model.embeddings, settings, config.precision)
+    return model

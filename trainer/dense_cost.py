@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from data.schema import Schema
-from trainer.config import DenseOptimizerConfig, ModelConfig, PrecisionConfig
+from trainer.config import TrainConfig
 from trainer.model.ctr import CTRModel, HeadSum, row_layout
 from trainer.model.fields import Fields
 from trainer.model.step_context import StepContext
@@ -52,31 +52,20 @@ class DenseCost:
         return self.resident_bytes + self.activation_bytes
 
 
-def dense_cost(
-    schema: Schema,
-    model: ModelConfig,
-    precision: PrecisionConfig,
-    optimizer: DenseOptimizerConfig,
-    *,
-    batch_size: int,
-    world_size: int,
-    num_parts: int = 1,
-) -> DenseCost:
+def dense_cost(schema: Schema, config: TrainConfig, *, batch_size: int, world_size: int) -> DenseCost:
     """Counts what the dense part would take; nothing is allocated or computed.
 
     Args:
         schema: The features.
-        model: The heads.
-        precision: Of their matrix products.
-        optimizer: Of the dense part.
+        config: Model, precision (settled) and optimizer.
         batch_size: B.
         world_size: Ranks; several sum up their gradients.
-        num_parts: In which the rows pass through the heads.
     """
-    ahead = num_parts > 1 or precision.dense == "fp16"
-    layout = row_layout(model)
+    num_parts = config.optimizer.accumulate_steps
+    ahead = num_parts > 1 or config.precision.dense == "fp16"
+    layout, context = row_layout(config.model), StepContext(0, (0,))
     with FakeTensorMode():
-        ctr = CTRModel(schema, model, precision, context=StepContext(0, (0,)), world_size=world_size, seed=0)
+        ctr = CTRModel(schema, config.model, config.precision, context=context, world_size=world_size, seed=0)
         # Masks and batch statistics need generators and other ranks; without them the shapes are the same.
         ctr.eval()
         parameters = [p for name, p in ctr.named_parameters() if not name.startswith("embeddings.")]
@@ -89,7 +78,7 @@ def dense_cost(
         parameter_bytes=weights,
         # What is found ahead is handed over to those of DDP in the backward pass.
         gradient_bytes=weights * (1 + ahead),
-        optimizer_bytes=weights * _OPTIMIZER_STATES[optimizer.name],
+        optimizer_bytes=weights * _OPTIMIZER_STATES[config.optimizer.dense.name],
         # The rows as they come from the lookup, and their gradient on the way back.
         activation_bytes=kept_bytes + (2 + ahead) * _FLOAT_BYTES * batch_size * len(schema.sparse) * layout.width,
         flops=flops * batch_size // rows,

@@ -15,16 +15,8 @@ from trainer.model.step_context import StepContext
 SCHEMA = load_schema(CONFIGS.parent / "data/samples/adult/schema.yaml")
 
 
-def cost_of(config: TrainConfig, *, batch_size: int = 64, num_parts: int = 1) -> DenseCost:
-    return dense_cost(
-        SCHEMA,
-        config.model,
-        config.precision,
-        config.optimizer.dense,
-        batch_size=batch_size,
-        world_size=2,
-        num_parts=num_parts,
-    )
+def cost_of(config: TrainConfig, *, batch_size: int = 64) -> DenseCost:
+    return dense_cost(SCHEMA, config, batch_size=batch_size, world_size=2)
 
 
 @pytest.mark.parametrize("model", sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml")))
@@ -65,7 +57,8 @@ def test_layers_that_talk_between_ranks_and_other_precisions_are_counted_in_one_
 
 def test_parts_take_less_for_activations_and_more_for_gradients() -> None:
     config = composed("model.network.dropout=0", "precision=fp32")
-    whole, parts = cost_of(config, batch_size=4096), cost_of(config, batch_size=4096, num_parts=8)
+    in_parts = composed("model.network.dropout=0", "precision=fp32", "optimizer.accumulate_steps=8")
+    whole, parts = cost_of(config, batch_size=4096), cost_of(in_parts, batch_size=4096)
     assert parts.flops == pytest.approx(whole.flops, rel=0.01)
     assert parts.gradient_bytes == 2 * whole.gradient_bytes
     row = 4 * len(SCHEMA.sparse) * row_layout(config.model).width
