@@ -128,7 +128,9 @@ def test_linear_adds_the_first_order_terms_and_the_bias() -> None:
     assert_follows(head, lambda w, v: 0.25 + sum(w))
 
 
-def test_fm_is_the_sum_of_the_inner_products_of_all_pairs() -> None:
+@pytest.mark.parametrize("rows_in_cache", [1024, 2])
+def test_fm_is_the_sum_of_the_inner_products_of_all_pairs(rows_in_cache: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trainer.model.head.fm._ROWS_IN_CACHE", rows_in_cache)
     assert_follows(make_head("fm"), lambda w, v: sum(inner(v)))
 
 

@@ -11,6 +11,9 @@ from trainer.model.fields import Fields
 from trainer.model.head.base import Head, Shape
 from trainer.model.step_context import StepContext
 
+_ROWS_IN_CACHE = 1024
+"""Whose squares a CPU has at hand when it sums them up; those of a whole batch would go to memory and back."""
+
 
 @dataclass
 class FMConfig:
@@ -45,7 +48,9 @@ class _SumAndSquares(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, vectors_BFD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         ctx.save_for_backward(vectors_BFD)
-        return vectors_BFD.sum(1), vectors_BFD.square().sum((1, 2))
+        on_cpu = vectors_BFD.device.type == "cpu"
+        parts = vectors_BFD.split(_ROWS_IN_CACHE) if on_cpu else [vectors_BFD]
+        return vectors_BFD.sum(1), torch.cat([part.square().sum((1, 2)) for part in parts])
 
     @staticmethod
     def backward(ctx: Any, sum_BD: torch.Tensor, squares_B: torch.Tensor) -> torch.Tensor:
