@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,8 @@ from trainer.distributed import Worker
 from trainer.job import build
 
 pytestmark = pytest.mark.distributed
+
+logger = logging.getLogger(__name__)
 
 STEPS = 4
 
@@ -49,9 +52,10 @@ def reads_of_steps(worker: Worker, config: TrainConfig) -> Counter[tuple[str, ..
 def test_the_host_reads_ids_to_exchange_and_whether_the_loss_is_finite(
     world_size: int, changes: dict[str, Any], make_config: Callable[..., TrainConfig]
 ) -> None:
-    for reads in results_of(run_ranks(world_size, reads_of_steps, make_config(**changes))):
+    for rank, reads in enumerate(results_of(run_ranks(world_size, reads_of_steps, make_config(**changes)))):
         others = Counter[str]()
-        for callers, times in reads.items():
+        for callers, times in sorted(reads.items()):
+            logger.info("rank %d of %d: %g a step by %s", rank, world_size, times / STEPS, " < ".join(callers[:4]))
             if not INPUT_DIST & set(callers) and callers[0] not in OF_HOST_TENSORS:
                 others[" < ".join(callers[:2])] += times
         looks = changes.get("on_nonfinite") != "ignore"
