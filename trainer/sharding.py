@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode
 from torch import nn
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder, ShardedEmbeddingBagCollection
 from torchrec.distributed.fbgemm_qcomm_codec import CommType, QCommsConfig, get_qcomm_codecs_registry
@@ -44,7 +45,11 @@ class Sharder(EmbeddingBagCollectionSharder):
             forward_precision=CommType(config.comms.forward), backward_precision=CommType(config.comms.backward)
         )
         registry = get_qcomm_codecs_registry(comms, device=torch.device(device_type))
-        fused = {}
+        fused: dict[str, Any] = {}
+        if device_type == "cpu":
+            # The kernels refuse an id that is not in its table as they look it up. The sweep over all ids before that
+            # is for CUDA's, which do not; it would make such an id a 0 and go on.
+            fused["bounds_check_mode"] = BoundsCheckMode.NONE
         if "fused_uvm_caching" in config.all_kernels:
             # FBGEMM then counts hits and misses of the cache, on the device.
             fused["gather_uvm_cache_stats"] = True

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from fbgemm_gpu.split_embedding_configs import EmbOptimType, SparseType
-from fbgemm_gpu.split_table_batched_embeddings_ops_common import EmbeddingLocation
+from fbgemm_gpu.split_table_batched_embeddings_ops_common import BoundsCheckMode, EmbeddingLocation
 from fbgemm_gpu.split_table_batched_embeddings_ops_training import (
     ComputeDevice,
     SplitTableBatchedEmbeddingBagsCodegen,
@@ -69,3 +69,15 @@ def test_rows_in_bfloat16_are_not_there() -> None:
 def test_gradients_are_clipped_sample_by_sample_before_they_are_summed_up() -> None:
     rows = stepped(EmbOptimType.EXACT_SGD, num_steps=1, gradient_clipping=True, max_gradient=0.5)
     assert rows[:, 0].tolist() == [2.0 - 0.125 * 0.5, 2.0 - 0.125 * (0.5 + 0.5), 2.0, 2.0]
+
+
+@pytest.mark.parametrize("row", [4, -2, 2**40])
+def test_a_lookup_refuses_a_row_that_is_not_there_without_a_check_before_it(row: int) -> None:
+    kernel = SplitTableBatchedEmbeddingBagsCodegen(
+        [(4, 8, EmbeddingLocation.HOST, ComputeDevice.CPU)],
+        optimizer=EmbOptimType.EXACT_SGD,
+        device="cpu",
+        bounds_check_mode=BoundsCheckMode.NONE,
+    )
+    with pytest.raises(RuntimeError, match=rf"Index 1 is out of bounds: {row}, range 0 to 4"):
+        kernel(torch.tensor([0, row, 1]), torch.tensor([0, 1, 2, 3]))
