@@ -50,8 +50,9 @@ class Sharder(EmbeddingBagCollectionSharder):
             # The kernels refuse an id that is not in its table as they look it up. The sweep over all ids before that
             # is for CUDA's, which do not; it would make such an id a 0 and go on.
             fused["bounds_check_mode"] = BoundsCheckMode.NONE
-        if "fused_uvm_caching" in config.all_kernels:
-            # FBGEMM then counts hits and misses of the cache, on the device.
+        if "fused_uvm_caching" in config.all_kernels and not config.prefetch:
+            # FBGEMM then counts hits and misses of the cache, on the device. Not of rows that are fetched ahead: a
+            # lookup takes the counter for its own batch's, and the next batch's fetching has set it back by then.
             fused["gather_uvm_cache_stats"] = True
         if config.prefetch:
             # For all kernels alike: TorchRec fetches ahead for those without a cache, too, which have nothing to fetch.

@@ -212,7 +212,9 @@ class _FusedMoments:
         In float64, so that equal sums stay what they are; in blocks, to need little memory.
         """
         num_rows = weight.size(0)
-        device = held[0][0].device if held else weight._get_preferred_device()
+        # Of this rank, and of the kind that the ranks with shards have: a sum over ranks is over one backend.
+        kind = weight.metadata().shards_metadata[0].placement.device().type
+        device = torch.device("cuda", torch.cuda.current_device()) if kind == "cuda" else torch.device("cpu")
         mean = torch.zeros(num_rows, device=device)
         for begin in range(0, num_rows, _BLOCK_ROWS):
             end = min(begin + _BLOCK_ROWS, num_rows)
@@ -221,7 +223,7 @@ class _FusedMoments:
                 start, stop = max(begin, first), min(end, first + len(tensor))
                 if start < stop:
                     block[start - begin : stop - begin] += (
-                        share * tensor.detach()[start - first : stop - first].double()
+                        share * tensor.detach()[start - first : stop - first].to(device, torch.float64)
                     )
             dist.all_reduce(block, group=self._process_group)
             mean[begin:end] = block.float()

@@ -64,14 +64,16 @@ class GlobalBatchNorm(nn.Module):
         """Normalized by the statistics of the global batch, which the ranks exchange."""
         weight = torch.ones_like(self.running_mean) if self.weight is None else self.weight
         bias = torch.zeros_like(self.running_mean) if self.bias is None else self.bias
-        # Sums need the digits and the range; the reference in the tests is in float64.
+        # Sums need the digits and the range, which autocast would take from them, as products of matrices; the
+        # reference in the tests is in float64.
         units_BH = units_BH.float() if units_BH.dtype.itemsize < torch.float32.itemsize else units_BH
         rows_B = self._context.real_rows().to(units_BH.dtype)
         # A copy: the running mean moves before the backward pass.
         shift_H = self.running_mean.clone()
-        normalized_BH, mean_H, variance_H, num_rows = _Normalize.apply(
-            units_BH, rows_B, shift_H, weight, bias, self._eps
-        )
+        with torch.autocast(units_BH.device.type, enabled=False):
+            normalized_BH, mean_H, variance_H, num_rows = _Normalize.apply(
+                units_BH, rows_B, shift_H, weight, bias, self._eps
+            )
         self._remember(mean_H, variance_H, num_rows)
         return normalized_BH
 

@@ -87,3 +87,17 @@ def test_a_batch_of_padding_alone_is_not_remembered() -> None:
     assert layer(torch.full((4, H), 9.0)).isfinite().all()
     assert layer.running_mean.tolist() == [0.0] * H
     assert layer.running_var.tolist() == [1.0] * H
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_statistics_of_half_precision_units_are_those_of_float32(half: torch.dtype) -> None:
+    # Their squares sum up to more than float16 holds, and bfloat16 has three digits.
+    units = (4 + torch.randn(4096, H, generator=torch.Generator().manual_seed(5))).to(half)
+    context = StepContext(0, [0])
+    context.see_rows(torch.ones(len(units)))
+    layer = GlobalBatchNorm(H, context, momentum=1.0)
+    with torch.autocast("cpu", half):
+        normalized = layer(units)
+    torch.testing.assert_close(layer.running_mean, units.float().mean(0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(layer.running_var, units.float().var(0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(normalized.var(0), torch.ones(H), rtol=1e-3, atol=0)
