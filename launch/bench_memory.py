@@ -80,6 +80,7 @@ def measure_memory(config: TrainConfig, worker: Worker, *, steps: int) -> Memory
         cluster_of_hosts(hosts_of_job(worker), worker.device.type), dense_tflops={config.precision.dense: 1.0}
     )
     values = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    values["checkpoint"] = dataclasses.replace(config.checkpoint, asynchronous=False)  # nothing is saved
     lengths = mean_list_lengths(loader.index.row_groups, loader.schema)
     plan = estimate(PlanConfig(**values, cluster=cluster), loader.schema, lengths)
     rank = worker.rank % plan.groups.size

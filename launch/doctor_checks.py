@@ -78,7 +78,7 @@ def _of_host(config: DoctorConfig, worker: Worker, libraries: Sequence[Finding])
 
 def _together(config: DoctorConfig, worker: Worker, alone: list[Finding]) -> tuple[list[Finding], Bandwidth]:
     """All that needs the others; what a rank found, all ranks know in the end. All ranks must call this."""
-    shared = [*_alike(config), *check_collectives(worker), *check_clocks(worker, config.max_clock_difference_s)]
+    shared = [*_alike(config, worker), *check_collectives(worker), *check_clocks(worker, config.max_clock_difference_s)]
     bandwidth = Bandwidth(None, None, ())
     if worker.world_size > 1:
         bandwidth = measure(config, worker)
@@ -87,13 +87,13 @@ def _together(config: DoctorConfig, worker: Worker, alone: list[Finding]) -> tup
     return merged(told), bandwidth
 
 
-def _alike(config: DoctorConfig) -> list[Finding]:
+def _alike(config: DoctorConfig, worker: Worker) -> list[Finding]:
     try:
-        check_hosts_alike(config)
+        check_hosts_alike(config, worker)
     except ConfigError as difference:
         told, _, remedy = str(difference).partition(". ")
         return [Finding("fail", "hosts alike", told, remedy)]
-    return [Finding("ok", "hosts alike", "same source code, packages and command line on all ranks")]
+    return [Finding("ok", "hosts alike", "same source code, packages, kind of device and command line on all ranks")]
 
 
 def _write_cluster(path: Path, worker: Worker, bandwidth: Bandwidth) -> None:

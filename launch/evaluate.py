@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 
 from launch.cli import command
-from trainer.assembly import assemble
+from trainer.assembly import assemble_to_predict
 from trainer.checkpoint import state, storage
 from trainer.checkpoint.bucket import location
 from trainer.checkpoint.identity import check_identity, schema_identity
@@ -60,9 +59,7 @@ def evaluate_checkpoint(config: EvaluateConfig, worker: Worker, watchdog: Watchd
         make_evaluation_set(name, dataset, data, metrics, worker, global_batch_size=batch_size)
         for name, dataset in datasets.items()
     ]
-    assembled = assemble(
-        schema, dataclasses.replace(trained, device=config.device, compile=None), worker, sets[0].loader
-    )
+    assembled = assemble_to_predict(schema, trained, worker, sets[0].loader)
     state.restore_model(path, assembled.model)
     evaluations = []
     for rows in sets:

@@ -28,13 +28,14 @@ from trainer.table_optimizer import (
     check_table_optimizers,
     fuse_optimizers,
     row_bytes,
+    rowwise_state_bytes,
     state_bytes,
     states_as_planned,
     table_settings,
 )
 from trainer.table_replicas import averaged_in
 
-USES = ("tables", "optimizer", "gradients", "buffers", "dense", "activations")
+USES = ("tables", "optimizer", "gradients", "buffers", "dense", "activations", "saving")
 PARTS = ("fwd_compute", "fwd_comms", "bwd_compute", "bwd_comms", "prefetch")
 _PERF = {"prefetch": "prefetch_compute"}
 _COPIES_OF_INPUT = 20
@@ -76,7 +77,7 @@ def estimate(config: PlanConfig, schema: Schema, lengths: Mapping[str, float] | 
     )
     places = {f"{TABLE_PREFIX}{table.name}": place for place, table in enumerate(schema.tables())}
     options = sorted(plan.options, key=lambda option: places[option.name])
-    memory, host = _memory(options, config, settings, dense, inputs, groups.size)
+    memory, host = _memory(options, config, settings, dense, inputs, groups)
     capacity = memory_of_rank(group, config.sharding)
     own = capacity[cluster.device == "cpu"]
     flops_per_ms = _peak(config) * 1e9 * cluster.dense_utilization
@@ -130,30 +131,43 @@ def _table(
 
 
 def _memory(
-    options: list[ShardingOption], config: PlanConfig, settings: Settings, dense: DenseCost, inputs: int, ranks: int
+    options: list[ShardingOption],
+    config: PlanConfig,
+    settings: Settings,
+    dense: DenseCost,
+    inputs: int,
+    groups: TableGroups,
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """Bytes by use and rank, and the main memory of GPU ranks."""
     on_gpu = config.cluster.device == "cuda"
-    memory = {use: np.zeros(ranks, dtype=np.int64) for use in USES}
-    host = np.zeros(ranks, dtype=np.int64)
+    memory = {use: np.zeros(groups.size, dtype=np.int64) for use in USES}
+    host, copied = np.zeros((2, groups.size), dtype=np.int64)
     for option in options:
         caching, replicated = option.compute_kernel == "fused_uvm_caching", option.compute_kernel == "dense"
         in_main = option.compute_kernel in ("fused_uvm", "fused_uvm_caching")
         cached = (option.cache_load_factor or 0.2) if caching else 0.0
+        rowwise = rowwise_state_bytes(settings[option.name.removeprefix(TABLE_PREFIX)])
         for shard, (rows, states) in zip(option.shards, _shard_bytes(option, config, settings), strict=True):
             counted = shard.storage.hbm if on_gpu else shard.storage.ddr
             # What the planner counts beyond the shard's rows and states is input and output of the lookup.
             multiplier = states_as_planned(option.tensor.shape[1], settings[option.name.removeprefix(TABLE_PREFIX)])
             share = cached if in_main else 1.0
             memory["buffers"][shard.rank] += max(0, counted - int(share * rows * (1 + multiplier)))
+            on_device = rowwise * shard.size[0] if in_main else states
             memory["tables"][shard.rank] += int(share * rows)
-            memory["optimizer"][shard.rank] += int(share * states)
+            memory["optimizer"][shard.rank] += on_device
             # Replicas have gradients of whole tables.
             memory["gradients"][shard.rank] += replicated * rows
-            host[shard.rank] += in_main * (rows + states)
+            host[shard.rank] += in_main * (rows + states - on_device)
+            # Of what several ranks hold alike, each writes a part.
+            copied[shard.rank] += (rows + states) // (groups.count * (groups.size if replicated else 1))
     memory["buffers"] += inputs
     memory["dense"] += dense.resident_bytes
     memory["activations"] += dense.activation_bytes
+    if config.checkpoint.asynchronous:
+        copied += (dense.parameter_bytes + dense.optimizer_bytes) // config.cluster.world_size
+        saving = host if on_gpu else memory["saving"]
+        saving += copied
     return memory, host
 
 

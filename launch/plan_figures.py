@@ -48,7 +48,7 @@ class Estimate:
         groups: Sharding groups, all alike: what is told of ranks is of those of one group.
         tables: In the schema's order.
         memory: Bytes of a rank's own memory (the GPU's, or main memory on CPU) by use, [ranks of a group] each.
-        host: Bytes of main memory of a GPU rank that tables take, [ranks of a group].
+        host: Bytes of main memory of a GPU rank, [ranks of a group]: tables, and the copy that is saved.
         capacity: Bytes of (own, main) memory that a rank may use.
         reserved: Bytes of it that are left free.
         embedding_ms: Milliseconds of the tables' work by part, [ranks of a group] each.

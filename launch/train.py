@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shlex
@@ -9,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from launch.cli import command
 from trainer.config import TrainConfig
@@ -31,7 +34,15 @@ def run(config: TrainConfig) -> float:
         result = train(config, worker)
         if worker.is_main:
             print(summary(config, result, worker), flush=True)
+    free_memory()
     return result.metrics[config.monitor.metric]
+
+
+def free_memory() -> None:
+    """Gives back what an ended job held, for the next one of a sweep: TorchRec's pipeline refers to itself."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 @contextmanager

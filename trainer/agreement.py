@@ -48,16 +48,18 @@ def code_fingerprint() -> str:
     return digest.hexdigest()[:16]
 
 
-def check_hosts_alike(config: object) -> None:
-    """Compares code, libraries and config of all ranks. All ranks must call this.
+def check_hosts_alike(config: object, worker: Worker) -> None:
+    """Compares code, libraries, devices and config of all ranks. All ranks must call this.
 
     Args:
         config: The dataclass that this rank composed.
+        worker: This process.
 
     Raises:
         ConfigError: Some rank differs from rank 0; on every rank, naming the first differences and their hosts.
     """
     own = {f"version of {name}": version for name, version in versions().items()}
+    own["kind of device"] = worker.device.type
     own |= {"ShardFM's source code": code_fingerprint(), **_flat(dataclasses.asdict(config))}  # type: ignore[call-overload]
     told = gather((socket.gethostname(), own))
     differences = _differences(told)
@@ -65,7 +67,8 @@ def check_hosts_alike(config: object) -> None:
         more = f"; and {len(differences) - 3} more" if len(differences) > 3 else ""
         raise ConfigError(
             f"the hosts do not run the same job: {'; '.join(differences[:3])}{more}. Install the same code and "
-            "packages on all hosts (or mount one environment), and start all with the same command line."
+            "packages on all hosts (or mount one environment), look at the driver where a GPU was not found, and start "
+            "all with the same command line."
         )
 
 

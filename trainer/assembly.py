@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torchrec.distributed.model_parallel import DistributedModelParallel
@@ -11,7 +12,7 @@ from data.list_lengths import mean_list_lengths
 from data.loader import BatchLoader
 from data.schema import Schema
 from trainer.cluster import cluster_of_group, cluster_of_hosts, hosts_of_job
-from trainer.config import TrainConfig
+from trainer.config import OptimizerConfig, ShardingConfig, SparseOptimizerConfig, TrainConfig
 from trainer.dense_cost import dense_cost
 from trainer.distributed import Worker, on_main
 from trainer.model.compiled import compile_heads
@@ -109,6 +110,32 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
     return Assembled(
         sharded, context, loss_scale, planned_tables(plan, tables, values), settings, replicas, num_parameters
     )
+
+
+def assemble_to_predict(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchLoader) -> Assembled:
+    """The model of a run to be looked at: on any device and number of workers, without states of optimizers.
+
+    What a run may ask of its GPUs alone is left out on a CPU, and everywhere what serves steps alone: its groups'
+    copies, and rows fetched ahead, which only a backward pass would let go again.
+
+    Args:
+        schema: The features.
+        config: Of the run that trained it.
+        worker: This process.
+        loader: Tells the lanes of this rank and the rows of its batches.
+
+    Raises:
+        ConfigError: See :func:`assemble`.
+    """
+    sharding, precision = config.sharding, config.precision
+    if worker.device.type == "cpu":
+        sharding = ShardingConfig()
+        dense = "fp32" if precision.dense == "tf32" else precision.dense
+        precision = dataclasses.replace(precision, dense=dense, rounding="auto")
+    sharding = dataclasses.replace(sharding, prefetch=False, group_size=None, average_every_steps=1)
+    optimizer = OptimizerConfig(sparse=SparseOptimizerConfig(name="sgd"))
+    config = dataclasses.replace(config, optimizer=optimizer, sharding=sharding, precision=precision, compile=None)
+    return assemble(schema, config, worker, loader)
 
 
 def _build_model(

@@ -128,10 +128,10 @@ def _memory_here(worker: Worker) -> tuple[float, float]:
     """GiB of this worker's GPU, and of main memory for a worker of this host."""
     on_gpu = worker.device.type == "cuda"
     hbm_gib = torch.cuda.get_device_properties(worker.device).total_memory / _GIB if on_gpu else 0.0
-    return hbm_gib, _host_memory() / _GIB / worker.local_world_size
+    return hbm_gib, host_memory_bytes() / _GIB / worker.local_world_size
 
 
-def _host_memory() -> int:
+def host_memory_bytes() -> int:
     """Bytes of main memory that processes here may use: the host's, or less in a container."""
     total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
     limits = [int(total.split()[1]) * 1024]

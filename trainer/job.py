@@ -11,8 +11,10 @@ from data.order import check_world_size
 from trainer.agreement import check_hosts_alike, check_same_files, check_shared
 from trainer.assembly import Assembled, assemble
 from trainer.checkpoint.bucket import location
+from trainer.checkpoint.canonical import training_state
 from trainer.checkpoint.identity import run_identity
 from trainer.checkpoint.manager import CheckpointManager, Resume
+from trainer.checkpoint.staging import check_room
 from trainer.checkpoint.state import restore_training
 from trainer.checkpoint.warm_start import warm_start
 from trainer.config import TrainConfig
@@ -123,7 +125,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     Raises:
         ShardFMError: Data, config and checkpoints do not fit together; on all ranks, before training.
     """
-    check_hosts_alike(config)
+    check_hosts_alike(config, worker)
     _check_workers(config, worker)
     train_set = open_dataset(config.data, "train")
     eval_data = {name: open_evaluation_data(name, config.data, config.metrics) for name in config.data.evaluation_sets}
@@ -145,6 +147,8 @@ def build(config: TrainConfig, worker: Worker) -> Job:
     assembled = assemble(train_set.schema, config, worker, train_loader)
     optimizers = Optimizers(assembled.model, config.optimizer, assembled.settings, total_steps=schedule_steps)
     metrics = TrainingMetrics(worker.device, config.metrics)
+    if config.checkpoint.asynchronous:
+        check_room(training_state(assembled.model, optimizers, metrics.state()).tensors)
     if resume is not None:
         restore_training(resume.path, assembled.model, optimizers, metrics)
         if assembled.loss_scale is not None:

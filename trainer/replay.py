@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from data.loader import BatchLoader
 from data.parquet import RowGroup, file_schema, read_footer, read_row_group
 from data.places import Place, places_of_step
 from data.schema import Schema
-from trainer.assembly import assemble
+from trainer.assembly import assemble_to_predict
 from trainer.checkpoint import state
 from trainer.checkpoint.bucket import Location
 from trainer.config import DataConfig, TrainConfig
@@ -90,7 +89,7 @@ def logits_of(replay: Replay, config: TrainConfig, checkpoint: Location, worker:
     Raises:
         CheckpointError: It cannot be loaded.
     """
-    assembled = assemble(replay.schema, dataclasses.replace(config, compile=None), worker, replay.loader)
+    assembled = assemble_to_predict(replay.schema, config, worker, replay.loader)
     state.restore_model(checkpoint, assembled.model)
     assembled.model.eval()
     with torch.no_grad():

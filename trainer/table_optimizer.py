@@ -45,6 +45,16 @@ _REPLICATED: dict[tuple[str, str], type[torch.optim.Optimizer]] = {
     ("adam", "l2"): torch.optim.Adam,
     ("adam", "decoupled"): torch.optim.AdamW,
 }
+# (states of a number for each number of a row, states of one number for a whole row), all float32
+_STATES = {
+    "sgd": (0, 0),
+    "adagrad": (1, 0),
+    "rowwise_adagrad": (0, 1),
+    "adam": (2, 0),
+    "partial_rowwise_adam": (1, 1),
+    "lamb": (2, 0),
+    "partial_rowwise_lamb": (1, 1),
+}
 _ON_CPU = ("sgd", "adagrad", "rowwise_adagrad")
 # Of FBGEMM's CUDA kernels; those of the CPU have none, and say nothing.
 _FUSED_DECAY = {
@@ -199,16 +209,13 @@ def _has_betas(config: SparseOptimizerConfig) -> bool:
 
 def state_bytes(width: int, config: SparseOptimizerConfig) -> int:
     """Bytes of optimizer states for a table row of ``width`` floats."""
-    full = 4 * width
-    return {
-        "sgd": 0,
-        "adagrad": full,
-        "rowwise_adagrad": 4,
-        "adam": 2 * full,
-        "partial_rowwise_adam": full + 4,
-        "lamb": 2 * full,
-        "partial_rowwise_lamb": full + 4,
-    }[config.name]
+    full, _ = _STATES[config.name]
+    return 4 * width * full + rowwise_state_bytes(config)
+
+
+def rowwise_state_bytes(config: SparseOptimizerConfig) -> int:
+    """Bytes of those states that are one number a row: FBGEMM holds them on the GPU, even where the row is not."""
+    return 4 * _STATES[config.name][1]
 
 
 def states_as_planned(width: int, config: SparseOptimizerConfig) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 import trainer.agreement
 from tests.ranks import results_of, run_ranks
@@ -22,7 +23,12 @@ def start_differently(worker: Worker, config: TrainConfig) -> None:
     own_seed = dataclasses.replace(config, seed=worker.rank)
     # What may differ between hosts does.
     data = dataclasses.replace(config.data, num_threads=worker.rank + 1)
-    check_hosts_alike(dataclasses.replace(own_seed, data=data))
+    check_hosts_alike(dataclasses.replace(own_seed, data=data), worker)
+
+
+def find_no_gpu(worker: Worker, config: TrainConfig) -> None:
+    kind = "cpu" if worker.rank == 1 else "cuda"
+    check_hosts_alike(config, dataclasses.replace(worker, device=torch.device(kind)))
 
 
 def look_elsewhere(worker: Worker, folder: Path, shared: bool) -> None:
@@ -39,6 +45,12 @@ def test_another_command_line_is_told_by_its_key_on_all_ranks(make_config: Calla
     assert told.startswith("the hosts do not run the same job: seed is 0 on ")
     assert "(rank 0), but 1 on " in told
     assert "num_threads" not in told
+
+
+def test_a_host_without_the_others_kind_of_device_is_told(make_config: Callable[..., TrainConfig]) -> None:
+    for outcome in run_ranks(2, find_no_gpu, make_config()):
+        assert isinstance(outcome, ConfigError)
+        assert "the hosts do not run the same job: kind of device is cuda on " in str(outcome)
 
 
 def test_one_folder_for_all_is_shared_and_left_as_it_was(tmp_path: Path) -> None:

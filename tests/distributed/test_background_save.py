@@ -16,12 +16,12 @@ import torch.distributed as dist
 
 from tests.checkpoints import assert_equal_bits, tensors_of
 from tests.ranks import results_of, run_ranks
-from trainer.checkpoint import storage
+from trainer.checkpoint import staging, storage
 from trainer.checkpoint.background import Background
 from trainer.checkpoint.manager import CheckpointManager
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
-from trainer.errors import CheckpointError, PeerError
+from trainer.errors import CheckpointError, ConfigError, PeerError
 from trainer.loop import Result, train
 
 pytestmark = pytest.mark.distributed
@@ -37,6 +37,12 @@ def train_on_a_full_disk(worker: Worker, config: TrainConfig, full_rank: int) ->
     """The file system refuses what would make a file of one rank larger than a shard."""
     if worker.rank == full_rank:
         resource.setrlimit(resource.RLIMIT_FSIZE, (SMALLER_THAN_A_SHARD, resource.RLIM_INFINITY))
+    return train(config, worker)
+
+
+def train_in_little_memory(worker: Worker, config: TrainConfig) -> Result:
+    """On a host that has a MiB."""
+    vars(staging)["host_memory_bytes"] = lambda: 1 << 20
     return train(config, worker)
 
 
@@ -163,3 +169,11 @@ def test_a_rank_that_is_killed_while_it_writes_leaves_nothing_but_a_staging_dire
     assert names_in(config()) == [".staging-step-00000005", "step-00000002"]
     assert results_of(run_ranks(2, run_training, config(every_steps=100)))[0].resumed_at == 2
     assert names_in(config()) == ["step-00000002", "step-00000012"]
+
+
+def test_a_host_without_room_for_the_copies_is_told_before_training(config: Callable[..., TrainConfig]) -> None:
+    for outcome in run_ranks(2, train_in_little_memory, config()):
+        assert isinstance(outcome, ConfigError)
+        assert "checkpoint.asynchronous is true, but " in str(outcome)
+        assert "its 2 ranks take " in str(outcome)
+    results_of(run_ranks(2, train_in_little_memory, config(asynchronous=False)))

@@ -222,8 +222,8 @@ class _FusedMoments:
             for tensor, share, first in held:
                 start, stop = max(begin, first), min(end, first + len(tensor))
                 if start < stop:
-                    block[start - begin : stop - begin] += (
-                        share * tensor.detach()[start - first : stop - first].to(device, torch.float64)
+                    block[start - begin : stop - begin] += share * tensor.detach()[start - first : stop - first].to(
+                        device, torch.float64
                     )
             dist.all_reduce(block, group=self._process_group)
             mean[begin:end] = block.float()
