@@ -11,7 +11,8 @@ FLAVOR ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(FLAVOR)
-WORKERS ?= 2
+# A GPU serves one worker.
+WORKERS ?= $(shell [ $(FLAVOR) = gpu ] && [ "$$(nvidia-smi -L | wc -l)" = 1 ] && echo 1 || echo 2)
 TEST_JOBS ?= 2
 
 .PHONY: help setup demo test chaos check format requirements clean

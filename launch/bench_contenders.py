@@ -13,6 +13,7 @@ import torch
 from data.batch import Batch
 from launch.bench_files import NUM_DENSE, NUM_SPARSE
 from trainer.job import Job
+from trainer.model.precision import set_matmul_precision
 from trainer.timing.breakdown import Breakdown
 from trainer.timing.observer import Observer
 
@@ -63,6 +64,7 @@ class Training:
     def __call__(self, steps: int) -> None:
         """See :class:`Contender`."""
         job = self._job
+        set_matmul_precision(job.config.precision, job.worker.device)
         for _ in range(steps):
             job.optimizers.set_learning_rates(self._step)
             job.assembled.step_context.advance(self._step)
@@ -96,6 +98,7 @@ class Evaluation:
     def __call__(self, steps: int) -> None:
         """See :class:`Contender`."""
         job = self._job
+        set_matmul_precision(job.config.precision, job.worker.device)
         for batch in itertools.islice(self._batches, steps):
             _, outputs = job.assembled.model(batch.to(job.worker.device, non_blocking=True))
             job.metrics.update(*outputs)

@@ -10,6 +10,9 @@ from itertools import pairwise
 
 import torch
 
+from trainer.config import PrecisionConfig
+from trainer.model.precision import set_matmul_precision
+
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _COPIED_BYTES = 256 << 20
 _TIMES = 3
@@ -49,18 +52,19 @@ def measure_limits(batch_size: int, widths: Sequence[int], precisions: Sequence[
     source = torch.empty(_COPIED_BYTES // 8, dtype=torch.int64, device=device)
     target = torch.empty_like(source)
     return Limits(
-        {name: 1000 * _best(_products(batch_size, widths, _DTYPES[name], device), device) for name in precisions},
+        {name: 1000 * _best(_products(batch_size, widths, name, device), device) for name in precisions},
         2 * _COPIED_BYTES / _best(lambda: target.copy_(source), device),
     )
 
 
-def _products(batch_size: int, widths: Sequence[int], dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
+def _products(batch_size: int, widths: Sequence[int], precision: str, device: torch.device) -> Callable[[], object]:
     layers = []
     for inner, outer in pairwise(widths):
         x, w, g = ((batch_size, inner), (outer, inner), (batch_size, outer))
-        layers.append([torch.randn(shape, device=device).to(dtype) for shape in (x, w, g)])
+        layers.append([torch.randn(shape, device=device).to(_DTYPES[precision]) for shape in (x, w, g)])
 
     def multiply() -> None:
+        set_matmul_precision(PrecisionConfig(dense=precision), device)
         for x, w, g in layers:
             torch.mm(x, w.t())
             torch.mm(g, w)

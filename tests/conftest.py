@@ -14,6 +14,14 @@ import yaml
 
 from trainer.config import TrainConfig, to_config
 
+
+@pytest.fixture(autouse=True)
+def sees_no_gpu_unless_it_is_marked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a host with GPUs, workers of all tests but those for GPUs do as on one without."""
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 SHARD_ROWS = (37, 0, 3, 60, 33)
 """Rows of each shard: uneven, one of them empty, one with fewer rows than ranks."""
 

@@ -36,12 +36,14 @@ def run_ranks(world_size: int, function: Callable[..., Any], *arguments: Any, de
         What each rank returned; an exception that a rank raised stands in its place.
     """
     port = free_port()
+    # A process that is forked from one with the libraries cannot use CUDA: they have looked for it as they were loaded.
+    starter = context if device == "cpu" else multiprocessing.get_context("spawn")
     outcomes: list[Connection] = []
     processes = []
     for rank in range(world_size):
-        receiver, sender = context.Pipe(duplex=False)
+        receiver, sender = starter.Pipe(duplex=False)
         arguments_of_rank = (sender, rank, world_size, port, device, function, arguments)
-        processes.append(context.Process(target=_run_rank, args=arguments_of_rank))
+        processes.append(starter.Process(target=_run_rank, args=arguments_of_rank))
         processes[-1].start()
         sender.close()
         outcomes.append(receiver)

@@ -163,4 +163,6 @@ def _build_model(
     if config.compile is not None:
         compile_heads(model.head_sum, config.compile, worker.device, step=model.dense_step)
     fuse_optimizers(model.embeddings, settings, config.precision)
+    # The tables come to the device as they are sharded, and the heads with DDP, which leaves out what learns nothing.
+    model.rows.to(worker.device)
     return model

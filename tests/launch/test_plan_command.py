@@ -65,6 +65,35 @@ def test_every_row_of_the_terabyte_is_somewhere_once(criteo: tuple[PlanConfig, E
     assert sum(sum(table.shard_bytes) for table in result.tables) == rows * (128 * 4 + 4)
 
 
+def test_the_copy_that_is_saved_lies_in_main_memory(criteo: tuple[PlanConfig, Estimate]) -> None:
+    _, result = criteo
+    tables = result.memory["tables"] + result.memory["optimizer"]
+    replicas = (result.dense.parameter_bytes + result.dense.optimizer_bytes) // 8
+    assert (result.host == tables + replicas).all()
+    assert not result.memory["saving"].any()
+    waiting = planned(*CRITEO, "checkpoint.asynchronous=false")[1]
+    assert not waiting.host.any()
+    on_cpu = planned(*ADULT, "cluster=cpu_2")[1]
+    assert (on_cpu.memory["saving"] > on_cpu.memory["tables"] + on_cpu.memory["optimizer"]).all()
+    assert not on_cpu.host.any()
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "on_gpu", "in_main"),
+    # One number a row stays on the GPU; what is as wide as a row lies where the row does.
+    [("rowwise_adagrad", 4, 512), ("adam", 0, 3 * 512), ("partial_rowwise_adam", 4, 2 * 512)],
+)
+def test_states_of_tables_in_main_memory_are_counted_where_they_lie(optimizer: str, on_gpu: int, in_main: int) -> None:
+    _, result = planned(
+        *(*CRITEO, "sharding.kernels=[fused_uvm]", f"optimizer.sparse.name={optimizer}"),
+        *("optimizer.sparse.weight_decay=0", "checkpoint.asynchronous=false"),
+    )
+    rows = 187_767_399
+    assert result.memory["tables"].sum() == 0
+    assert result.memory["optimizer"].sum() == rows * on_gpu
+    assert result.host.sum() == rows * in_main
+
+
 def test_the_dense_part_is_counted_by_its_layers(criteo: tuple[PlanConfig, Estimate]) -> None:
     _, result = criteo
     widths = [39 * 127, 1024, 1024, 512, 256, 1]
@@ -162,13 +191,16 @@ def test_what_cannot_be_is_refused(overrides: list[str], message: str) -> None:
 def test_rules_by_name_reach_the_planner() -> None:
     rules = "{match: 'C*', types: [row_wise]}, {match: 'C2?', types: [column_wise], min_partition: 64}"
     rules += ", {match: C26, types: [table_wise], kernels: [fused_uvm_caching], cache_load_factor: 0.5}"
-    _, result = planned(*CRITEO, f"sharding.tables=[{rules}]", "sharding.comms={forward: fp16, backward: bf16}")
+    _, result = planned(
+        *(*CRITEO, f"sharding.tables=[{rules}]", "sharding.comms={forward: fp16, backward: bf16}"),
+        "checkpoint.asynchronous=false",
+    )
     kinds = {table.name: (table.sharding_type, table.kernel, len(table.ranks)) for table in result.tables}
     assert kinds["C1"] == ("row_wise", "fused", 8)
     assert kinds["C20"] == ("column_wise", "fused", 2)
     assert kinds["C26"] == ("table_wise", "fused_uvm_caching", 1)
-    # 36 rows of 128 floats and their accumulators in main memory.
-    assert result.host.sum() == 36 * (512 + 4)
+    # 36 rows of 128 floats in main memory; their accumulators are on the GPU.
+    assert result.host.sum() == 36 * 512
 
 
 def test_half_precision_communication_takes_less_time(criteo: tuple[PlanConfig, Estimate]) -> None:

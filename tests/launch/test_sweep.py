@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
+from fbgemm_gpu.split_table_batched_embeddings_ops_training import SplitTableBatchedEmbeddingBagsCodegen
 
+from launch.train import free_memory
 from tests.launch.processes import run_python, run_torchrun
+from tests.ranks import results_of, run_ranks
+from trainer.config import TrainConfig
+from trainer.distributed import Worker
+from trainer.loop import train
 
 pytestmark = pytest.mark.distributed
 
@@ -51,3 +59,15 @@ def test_a_sweep_ends_with_the_first_job_that_fails(click_log: Path, tmp_path: P
     assert done.exit_code == 2
     assert "epochs is 0, but must be at least 1" in done.stderr
     assert results(tmp_path) == []
+
+
+def tables_left(worker: Worker, config: TrainConfig) -> int:
+    """Kernels with tables that are alive after a job has ended."""
+    train(config, worker)
+    free_memory()
+    return sum(isinstance(held, SplitTableBatchedEmbeddingBagsCodegen) for held in gc.get_objects())
+
+
+def test_an_ended_job_leaves_its_memory_to_the_next(make_config: Callable[..., TrainConfig]) -> None:
+    config = make_config(sharding={"types": ["table_wise"]}, max_steps=2)
+    assert results_of(run_ranks(1, tables_left, config)) == [0]
