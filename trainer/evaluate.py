@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torchrec.distributed.model_parallel import DistributedModelParallel
 
 from trainer.config import MetricsConfig
 from trainer.data_quality import total_skipped_rows
@@ -13,12 +13,13 @@ from trainer.metric import MetricSet
 from trainer.metric.curves import curves_of
 from trainer.metric.slices import SlicedMetrics
 from trainer.model.ctr import Outputs
+from trainer.pipeline import evaluation_pipeline
 from trainer.watchdog import Watchdog
 
 
 @torch.no_grad()
 def evaluate(
-    model: nn.Module,
+    model: DistributedModelParallel,
     rows: EvaluationSet,
     config: MetricsConfig,
     device: torch.device,
@@ -40,12 +41,14 @@ def evaluate(
     by_column = _ByColumn(metrics, rows, config)
     was_training = model.training
     model.eval()
-    with rows.loader.batches(0, rows.loader.order.steps_per_epoch) as batches:
-        for batch in watchdog.reads(batches):
-            _, outputs = model(batch.to(device, non_blocking=True))
+    with (
+        rows.loader.batches(0, rows.loader.order.steps_per_epoch) as batches,
+        evaluation_pipeline(model, device) as outputs_of,
+    ):
+        for outputs, carried in outputs_of(watchdog.reads(batches)):
             metrics.update(*outputs)
-            if batch.carried is not None:
-                by_column.update(batch.carried, outputs)
+            if carried is not None:
+                by_column.update(carried, outputs)
         total_skipped_rows(rows.loader, batches)
     model.train(was_training)
     tally = metrics.over_ranks()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -191,3 +192,41 @@ class TrainPipeline:
         with without_locks(self._kernels), self._pipeline.forward_state.kept():
             yield self._model
         self._pipeline.attach(self._model)
+
+
+@contextmanager
+def evaluation_pipeline(
+    model: DistributedModelParallel, device: torch.device
+) -> Iterator[Callable[[Iterator[Batch]], Iterator[tuple[Outputs, torch.Tensor | None]]]]:
+    """Copy, input dist and compute of successive batches overlapped, as in training, for a model that only looks.
+
+    Within the block the pipeline holds the model.
+
+    Args:
+        model: Sharded, in evaluation mode, and not held by another pipeline.
+        device: Where it is.
+
+    Yields:
+        What gives the outputs of batches, and the columns that each carries. All ranks must pull equally often.
+    """
+    nothing_to_step = torch.optim.SGD([torch.zeros(0, requires_grad=True)])
+    pipeline = TrainPipelineSparseDist[Batch, Outputs](model, nothing_to_step, device, execute_all_batches=True)
+
+    def outputs_of(batches: Iterator[Batch]) -> Iterator[tuple[Outputs, torch.Tensor | None]]:
+        carried: deque[torch.Tensor | None] = deque()  # of the batches in the pipeline
+
+        def entering() -> Iterator[Batch]:
+            for batch in batches:
+                carried.append(batch.carried)
+                yield batch
+
+        entrance = entering()
+        while True:
+            try:
+                outputs = pipeline.progress(entrance)
+            except StopIteration:
+                return
+            yield outputs, carried.popleft()
+
+    yield outputs_of
+    pipeline.detach()
