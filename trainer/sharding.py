@@ -102,7 +102,7 @@ def _divide_means_alone(
 class Reservation(FixedPercentageStorageReservation):
     """Keeps a share of every rank's memory out of the plan, and what the dense part and the batches take.
 
-    TorchRec's own ones keep a share of the GPU's memory alone, none on CPU.
+    TorchRec's own ones keep a share of the GPU's memory alone, and tables in main memory might fill that.
 
     Args:
         fraction: Of the memory, for what nobody has counted.
@@ -123,10 +123,11 @@ class Reservation(FixedPercentageStorageReservation):
     ) -> Topology:
         """What is left for tables."""
         left = copy.deepcopy(topology)
-        memory = "hbm" if topology.compute_device == "cuda" else "ddr"
+        own = "hbm" if topology.compute_device == "cuda" else "ddr"
         for device in left.devices:
-            room = int(getattr(device.storage, memory) * (1 - self._percentage)) - self._fixed_bytes
-            setattr(device.storage, memory, max(0, room))
+            for memory in {own, "ddr"}:
+                room = int(getattr(device.storage, memory) * (1 - self._percentage))
+                setattr(device.storage, memory, max(0, room - (self._fixed_bytes if memory == own else 0)))
         self._last_reserved_topology = left
         return left
 
