@@ -106,17 +106,23 @@ def _found(known: npt.NDArray[K], rows: npt.NDArray[np.int64], keys: npt.NDArray
 def load_vocabulary(path: str | os.PathLike[str], read: Callable[[str], bytes] = read_bytes) -> Vocabulary:
     """Reads a vocabulary: UTF-8, one value a line, an empty line being the empty string.
 
+    A byte order mark and the carriage returns of Windows' line ends are no part of the values.
+
     Args:
         path: The file, or its URI.
         read: Gets the bytes of a path or URI.
 
     Raises:
-        DataError: The file cannot be read, is not UTF-8, or holds a value twice.
+        DataError: The file cannot be read, is not UTF-8, mixes line ends, or holds a value twice.
     """
     try:
-        lines = read(os.fspath(path)).decode("utf-8").removesuffix("\n").split("\n")
+        text = read(os.fspath(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(f"{path}: cannot read the vocabulary ({cause}); prepare the data anew.") from cause
+    windows = text.count("\r\n")
+    if windows not in (0, text.count("\n")):
+        raise DataError(f"{path}: some lines end in a carriage return, others do not; give all the same line ends.")
+    lines = (text.replace("\r\n", "\n") if windows else text).removesuffix("\n").split("\n")
     values = pa.array([] if lines == [""] else lines, pa.large_string())
     if len(values.unique()) < len(values):
         seen: set[str] = set()

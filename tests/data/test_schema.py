@@ -173,6 +173,14 @@ def test_a_vocabulary_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert prints[3] == prints[0]
 
 
+def test_a_vocabulary_written_on_windows_holds_the_same_values(tmp_path: Path) -> None:
+    expected = vocabulary_schema(tmp_path, "red\n\nblue\n").vocabularies["w"]
+    for text in ("red\r\n\r\nblue\r\n", "red\r\n\r\nblue", "\ufeffred\n\nblue\n", "\ufeffred\r\n\r\nblue\r\n"):
+        assert vocabulary_schema(tmp_path, text).vocabularies["w"].values == expected.values
+    with pytest.raises(DataError, match=r"words\.txt: some lines end in a carriage return, others do not"):
+        vocabulary_schema(tmp_path, "red\r\ngreen\nblue\r\n")
+
+
 def test_an_impossible_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"schema\.yaml: .*words\.txt: 'red' stands in the vocabulary twice"):
         vocabulary_schema(tmp_path, "red\nblue\nred\n")
