@@ -44,7 +44,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from omegaconf import MISSING
 
 from data.arrow_types import check_number, check_sparse
@@ -52,7 +51,7 @@ from data.carried import CarriedColumn
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
 from data.storage import read_bytes
-from data.structured import structured, suggestion
+from data.structured import parsed_yaml, structured, suggestion
 from data.vocabulary import Vocabulary, load_vocabulary
 
 _parse = partial(structured, error=DataError)
@@ -259,17 +258,16 @@ def load_schema(path: str | os.PathLike[str], *, read: Callable[[str], bytes] = 
         read: Gets the bytes of a path or URI.
 
     Raises:
-        DataError: A file cannot be read, is not YAML, or declares something impossible.
+        DataError: A file cannot be read, is not YAML, has a key twice, or declares something impossible.
     """
     try:
-        values = yaml.safe_load(read(os.fspath(path)))
+        text = read(os.fspath(path))
     except OSError as cause:
         raise DataError(
             f"{path}: cannot read the schema ({cause.strerror or cause}); "
             "set data.schema to the schema.yaml of the data."
         ) from cause
-    except yaml.YAMLError as cause:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(cause).split())}") from cause
+    values = parsed_yaml(text, where=str(path), error=DataError)
     return parse_schema(values, where=str(path), folder=os.path.dirname(path), read=read)
 
 

@@ -287,3 +287,16 @@ def test_an_unreadable_schema_file_is_named(tmp_path: Path) -> None:
     broken.write_text("- label", encoding="utf-8")
     with pytest.raises(DataError, match=r"broken\.yaml: holds \['label'\], but must map"):
         load_schema(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label: y\nsparse:\n- {name: a}\nsparse:\n- {name: b}\n", "line 4: key 'sparse' is there already, on line 2"),
+        ("label: y\nsparse:\n- {name: a, kind: id, name: b}\n", "line 3: key 'name' is there already, on line 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "schema.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"schema\.yaml: not valid YAML: {said}; put both together"):
+        load_schema(tmp_path / "schema.yaml")
