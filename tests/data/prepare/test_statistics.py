@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
@@ -68,6 +69,18 @@ def test_buckets_by_quantiles_hold_about_the_same_number_of_rows(tmp_path: Path)
     sizes = np.bincount(np.searchsorted(bucket["borders"], present, side="right"))
     assert len(sizes) == 5
     assert sizes == pytest.approx([len(present) / 5] * 5, abs=2)
+
+
+def test_buckets_may_be_the_only_categories(tmp_path: Path) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text("label,x\n" + "".join(f"{n % 2},{n}.5\n" for n in range(200)))
+    config = PrepareConfig(out=str(tmp_path / "out"), source={"name": "csv", "files": str(path)})
+    with pytest.raises(DataError, match=r"not one column of 'csv' is a category, .* features\.dense_buckets=10"):
+        prepare(config)
+    for made in (FeaturesConfig(dense_buckets=4), FeaturesConfig(log_square=True)):
+        prepare(dataclasses.replace(config, features=made, overwrite=True))
+        (feature,) = load_schema(tmp_path / "out" / "schema.yaml").sparse
+        assert feature.source == "x"
 
 
 def test_counts_become_categories_by_the_rule_of_criteo(tmp_path: Path) -> None:
