@@ -37,6 +37,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -184,12 +185,18 @@ class Schema:
             path: The file, for messages.
 
         Raises:
-            DataError: A declared column is missing or has a type that its kind cannot take.
+            DataError: A declared column is missing, is there twice or has a type that its kind cannot take.
         """
+        names = Counter(columns.names)
         for name in self.columns:
-            if name not in columns.names:
+            if not names[name]:
                 raise DataError(
                     f"{path}: column '{name}' ({self._role(name)}) is missing.{suggestion(name, columns.names)}"
+                )
+            if names[name] > 1:
+                raise DataError(
+                    f"{path}: column '{name}' ({self._role(name)}) is there {names[name]} times; write the file anew "
+                    "with a name of its own for each column."
                 )
         check_number(columns, path, self.label, "the label")
         if self.weight:

@@ -246,6 +246,13 @@ def test_a_file_that_does_not_fit_is_refused(file: dict[str, pa.DataType], messa
         check(file)
 
 
+def test_a_declared_column_that_is_there_twice_is_refused() -> None:
+    fields = list(GOOD_FILE.items())
+    with pytest.raises(DataError, match=r"some.parquet: column 'price' \(dense feature 'price'\) is there 2 times"):
+        schema().check_file(pa.schema([*fields, ("price", pa.int8())]), "some.parquet")
+    schema().check_file(pa.schema([*fields, ("extra", pa.int8()), ("extra", pa.int8())]), "some.parquet")
+
+
 def test_a_missing_column_is_answered_with_a_close_name() -> None:
     with pytest.raises(DataError, match=r"column 'site' .* is missing\. Did you mean 'sites'\?"):
         check({"click": pa.int8(), "price": pa.int64(), "sites": pa.string()})
