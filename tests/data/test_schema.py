@@ -93,6 +93,7 @@ def test_an_impossible_schema_is_refused(changes: dict[str, Any], message: str) 
         ({"kind": "hsh", "num_embeddings": 3}, "kind is 'hsh', but must be one of"),
         ({"kind": "hash", "num_embeddings": 1}, "num_embeddings is 1, but must be 2 or more"),
         ({"kind": "id"}, "num_embeddings is 0, but must be 1 or more"),
+        ({"kind": "hash", "num_embeddings": 2**63}, "num_embeddings is 9223372036854775808, but must be 922.* or less"),
         ({"kind": "id", "num_embeddings": 3, "default": 3}, "default is 3, but must be a row of the table"),
         ({"kind": "hash", "num_embeddings": 3, "default": 1}, "default is 1, but must be"),
         ({"kind": "hash", "num_embeddings": 3, "pooling": "max"}, "pooling is 'max', but must be one of"),
