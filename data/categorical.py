@@ -82,13 +82,14 @@ def _null_mask(values: pa.Array) -> BoolArray:
 
 def _id_rows(values: Sequence[pa.Array], feature: SparseFeature) -> tuple[IdArray, int]:
     ids = values[0]
+    is_unsigned = pa.types.is_uint64(ids.type)
     if ids.null_count:
         ids = pc.fill_null(ids.cast(pa.int64(), safe=False), feature.default)
     rows = ids.to_numpy(zero_copy_only=False)
     if rows.dtype not in (np.int32, np.int64):
         # uint64 ids of 2**63 and above turn negative here and are out of range like any other.
         rows = rows.astype(np.int64)
-    return _mend(rows, feature) if _some_outside(rows, feature.num_embeddings) else (rows, 0)
+    return _mend(rows, feature, is_unsigned=is_unsigned) if _some_outside(rows, feature.num_embeddings) else (rows, 0)
 
 
 def _some_outside(rows: IdArray, num_embeddings: int) -> bool:
@@ -97,17 +98,18 @@ def _some_outside(rows: IdArray, num_embeddings: int) -> bool:
     return bool(rows.size) and int(rows.view(f"u{rows.itemsize}").max()) >= min(num_embeddings, 1 << (bits - 1))
 
 
-def _mend(rows: IdArray, feature: SparseFeature) -> tuple[IdArray, int]:
+def _mend(rows: IdArray, feature: SparseFeature, *, is_unsigned: bool) -> tuple[IdArray, int]:
     """Ids with those outside the table replaced by the feature's policy, and how many those were."""
     wrong = (rows < 0) | (rows >= feature.num_embeddings)
     mended = rows.astype(np.int64)
+    ids = mended.view(np.uint64) if is_unsigned else mended
     if feature.on_invalid == "error":
         raise BadValueError(
-            f"feature '{feature.name}': id {mended[wrong][0]} is outside the table of "
+            f"feature '{feature.name}': id {ids[wrong][0]} is outside the table of "
             f"{feature.num_embeddings} rows; raise num_embeddings, set on_invalid, or declare kind hash."
         )
     if feature.on_invalid == "clip":
-        mended = np.clip(mended, 0, feature.num_embeddings - 1)
+        mended = np.clip(ids, 0, feature.num_embeddings - 1).astype(np.int64, copy=False)
     elif feature.on_invalid == "hash":
         hashes = mix64(mended[wrong].view(np.uint64) ^ np.uint64(derive_seed(feature.seed)))
         mended[wrong] = (hashes % np.uint64(feature.num_embeddings)).astype(np.int64)

@@ -25,6 +25,9 @@ INVALID_POLICIES: dict[str, tuple[str, ...]] = {
 LOG_SQUARE_ROWS = 1912
 """Rows that every 64-bit integer fits into under the rule of kind log_square."""
 
+MAX_EMBEDDINGS = 2**63 - 1
+"""The most rows that 64 bits can count."""
+
 _KINDS_WITH = {
     "borders": ("bucketize",),
     "vocabulary": ("vocabulary",),
@@ -160,6 +163,8 @@ class SparseFeature:
         # A vocabulary's rows follow from its file, which is read later.
         least = {"id": 1, "vocabulary": 0, "log_square": 6}.get(self.kind, 2)
         _check(self.num_embeddings >= least, self.name, "num_embeddings", self.num_embeddings, f"{least} or more")
+        rule = f"{MAX_EMBEDDINGS} or less"
+        _check(self.num_embeddings <= MAX_EMBEDDINGS, self.name, "num_embeddings", self.num_embeddings, rule)
         in_table = self.default is None or 0 <= self.default < self.num_embeddings
         _check(in_table, self.name, "default", self.default, "a row of the table, for kind id")
 

@@ -37,6 +37,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -44,7 +45,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import yaml
 from omegaconf import MISSING
 
 from data.arrow_types import check_number, check_sparse
@@ -52,7 +52,7 @@ from data.carried import CarriedColumn
 from data.errors import DataError
 from data.features import DenseFeature, SparseFeature
 from data.storage import read_bytes
-from data.structured import structured, suggestion
+from data.structured import parsed_yaml, structured, suggestion
 from data.vocabulary import Vocabulary, load_vocabulary
 
 _parse = partial(structured, error=DataError)
@@ -185,12 +185,18 @@ class Schema:
             path: The file, for messages.
 
         Raises:
-            DataError: A declared column is missing or has a type that its kind cannot take.
+            DataError: A declared column is missing, is there twice or has a type that its kind cannot take.
         """
+        names = Counter(columns.names)
         for name in self.columns:
-            if name not in columns.names:
+            if not names[name]:
                 raise DataError(
                     f"{path}: column '{name}' ({self._role(name)}) is missing.{suggestion(name, columns.names)}"
+                )
+            if names[name] > 1:
+                raise DataError(
+                    f"{path}: column '{name}' ({self._role(name)}) is there {names[name]} times; write the file anew "
+                    "with a name of its own for each column."
                 )
         check_number(columns, path, self.label, "the label")
         if self.weight:
@@ -259,17 +265,16 @@ def load_schema(path: str | os.PathLike[str], *, read: Callable[[str], bytes] = 
         read: Gets the bytes of a path or URI.
 
     Raises:
-        DataError: A file cannot be read, is not YAML, or declares something impossible.
+        DataError: A file cannot be read, is not YAML, has a key twice, or declares something impossible.
     """
     try:
-        values = yaml.safe_load(read(os.fspath(path)))
+        text = read(os.fspath(path))
     except OSError as cause:
         raise DataError(
             f"{path}: cannot read the schema ({cause.strerror or cause}); "
             "set data.schema to the schema.yaml of the data."
         ) from cause
-    except yaml.YAMLError as cause:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(cause).split())}") from cause
+    values = parsed_yaml(text, where=str(path), error=DataError)
     return parse_schema(values, where=str(path), folder=os.path.dirname(path), read=read)
 
 

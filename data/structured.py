@@ -7,6 +7,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args
 
+import yaml
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
@@ -18,6 +19,23 @@ from omegaconf.errors import (
 from data.errors import ShardFMError
 
 T = TypeVar("T")
+
+
+def parsed_yaml(text: bytes, *, where: str, error: type[ShardFMError]) -> Any:
+    """The plain values of a YAML document.
+
+    Args:
+        text: The document.
+        where: The file that it was read from, for messages.
+        error: The class of the errors raised.
+
+    Raises:
+        ShardFMError: It is no YAML, or a key stands twice in one mapping.
+    """
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as cause:
+        raise error(f"{where}: not valid YAML: {' '.join(str(cause).split())}") from cause
 
 
 def structured(cls: type[T], values: Any, *, where: str, error: type[ShardFMError]) -> T:
@@ -68,6 +86,22 @@ def suggestion(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"{hint} Known names: {', '.join(known)}."
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """Refuses a key that stands twice, of which PyYAML would keep the last and say nothing."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"line {line}: key '{key.value}' is there already, on line {lines[key.value]}; put both together."
+                )
+            lines[key.value] = line
+        return node
 
 
 def _known_names(cause: OmegaConfBaseException) -> list[str]:

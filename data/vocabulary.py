@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -65,8 +66,13 @@ class Vocabulary:
             DataError: The values are integers, but the vocabulary holds something else.
         """
         if pa.types.is_integer(values.type):
-            filled = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(np.int64)
-            return _found(*self._integers, filled)
+            filled = pc.fill_null(values, 0).to_numpy(zero_copy_only=False)
+            known, rows_of_known = self._integers
+            rows = _found(known, rows_of_known, filled.astype(known.dtype))
+            if (filled.dtype == np.uint64) == (known.dtype == np.uint64):
+                return rows
+            # Of 64 bits with a sign and of those without, the same number is meant only below 2**63.
+            return np.where(filled.astype(np.int64) >= 0, rows, OOV_ROW)
         rows = _found(*self._hashes, fnv1a_64(values))
         if not len(self.values):
             return rows
@@ -80,9 +86,12 @@ class Vocabulary:
         return _sorted(fnv1a_64(self.values))
 
     @cached_property
-    def _integers(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    def _integers(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.int64]]:
+        """As int64, or as uint64 where one of them needs that."""
         try:
-            return _sorted(self.values.cast(pa.int64()).to_numpy())
+            with suppress(pa.ArrowInvalid):
+                return _sorted(self.values.cast(pa.int64()).to_numpy())
+            return _sorted(self.values.cast(pa.uint64()).to_numpy())
         except pa.ArrowInvalid as cause:
             raise DataError(
                 f"{self.path}: the column holds integers, but the vocabulary something else ({cause}); "
@@ -106,17 +115,23 @@ def _found(known: npt.NDArray[K], rows: npt.NDArray[np.int64], keys: npt.NDArray
 def load_vocabulary(path: str | os.PathLike[str], read: Callable[[str], bytes] = read_bytes) -> Vocabulary:
     """Reads a vocabulary: UTF-8, one value a line, an empty line being the empty string.
 
+    A byte order mark and the carriage returns of Windows' line ends are no part of the values.
+
     Args:
         path: The file, or its URI.
         read: Gets the bytes of a path or URI.
 
     Raises:
-        DataError: The file cannot be read, is not UTF-8, or holds a value twice.
+        DataError: The file cannot be read, is not UTF-8, mixes line ends, or holds a value twice.
     """
     try:
-        lines = read(os.fspath(path)).decode("utf-8").removesuffix("\n").split("\n")
+        text = read(os.fspath(path)).decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as cause:
         raise DataError(f"{path}: cannot read the vocabulary ({cause}); prepare the data anew.") from cause
+    windows = text.count("\r\n")
+    if windows not in (0, text.count("\n")):
+        raise DataError(f"{path}: some lines end in a carriage return, others do not; give all the same line ends.")
+    lines = (text.replace("\r\n", "\n") if windows else text).removesuffix("\n").split("\n")
     values = pa.array([] if lines == [""] else lines, pa.large_string())
     if len(values.unique()) < len(values):
         seen: set[str] = set()

@@ -87,8 +87,9 @@ def _keys(column: str, values: list[object], index: DatasetIndex) -> list[int]:
     kind = file_schema(read_footer(file), file).field(column).type
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     try:
-        typed = pa.array(values).cast(kind)
-    except pa.ArrowException as cause:
+        # By way of text, because Arrow takes a Python integer for one of int64, also where the column has uint64.
+        typed = pa.array([str(value) for value in values] if pa.types.is_integer(kind) else values).cast(kind)
+    except (pa.ArrowException, OverflowError) as cause:
         raise ConfigError(
             f"metrics.slices: '{column}': values is {values}, but the column holds {kind}; name values of that type."
         ) from cause

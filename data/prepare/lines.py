@@ -7,9 +7,9 @@ import gzip
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -24,16 +24,19 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NEWLINE = ord("\n")
 
 
-def find_files(source: str | Sequence[str], *, key: str) -> list[str]:
+def find_files(source: Any, *, key: str) -> list[str]:
     """Expands paths, globs and directories, in the order given; what a glob matches in natural order.
 
     Natural order puts ``day_2`` before ``day_10``: the order of the rows is the order of the files.
 
     Raises:
-        DataError: Some part of the source matches no file.
+        DataError: There is no source, or some part of it matches no file.
     """
+    parts = [source] if isinstance(source, str) else source
+    if not isinstance(parts, list) or not parts or not all(isinstance(part, str) for part in parts):
+        raise DataError(f"{key} is {source!r}, but must be a file, a glob, a directory or a list of them.")
     files: list[str] = []
-    for part in [source] if isinstance(source, str) else source:
+    for part in parts:
         pattern = os.path.join(glob.escape(part), "*") if os.path.isdir(part) else part
         found = [part] if os.path.isfile(part) else [path for path in glob.glob(pattern) if os.path.isfile(path)]
         if not found:

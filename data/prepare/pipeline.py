@@ -15,7 +15,7 @@ from data.prepare.config import PrepareConfig
 from data.prepare.pieces import PieceWriter
 from data.prepare.schema_file import write_schema
 from data.prepare.source import criteo, make_source
-from data.prepare.source.base import Source
+from data.prepare.source.base import Column, Source
 from data.prepare.split import make_splitter
 from data.prepare.state import PieceRecord, State, files_of, open_state
 from data.prepare.statistics import look_at
@@ -40,6 +40,7 @@ def prepare(config: PrepareConfig) -> dict[str, Any]:
     """
     source = make_source(config.source)
     _check_format(config, source)
+    _check_categories(config, source)
     with open_state(config.out, _identity(config, source), overwrite=config.overwrite) as state:
         done, summary = state.pieces(), state.summary()
         if summary is not None and len(done) == summary["num_pieces"]:
@@ -61,6 +62,20 @@ def _check_format(config: PrepareConfig, source: Source) -> None:
         raise DataError(
             f"format: criteo_tsv needs the columns of Criteo's logs, but source '{config.source['name']}' has "
             f"{', '.join(names)}; use format=parquet."
+        )
+
+
+def _check_categories(config: PrepareConfig, source: Source) -> None:
+    """Before a shard is written: that a model can be made of the columns at all."""
+
+    def gives_one(column: Column) -> bool:
+        made = config.features.dense_buckets or (config.features.log_square and column.transform == "log1p")
+        return column.role in ("categorical", "id") or (column.role == "dense" and bool(made))
+
+    if not any(map(gives_one, source.columns())):
+        raise DataError(
+            f"source: not one column of '{config.source['name']}' is a category, and a model needs one at least; make "
+            "categories of the dense columns with features.dense_buckets=10, or declare a column as text."
         )
 
 

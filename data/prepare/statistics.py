@@ -44,18 +44,18 @@ def look_at(config: PrepareConfig, columns: Sequence[Column], state: State, file
     """
     if not files:
         raise DataError("split: not a single row is left for training; change the split.")
-    dense = [column for column in columns if column.role == "dense"]
     paths = [str(state.out / file) for file in files]
     with (
         _connect(config, state.out) as connection,
         tqdm(total=len(columns), unit="column", desc="statistics", disable=None) as bar,
     ):
         try:
-            statistics = _noted(state, "dense", lambda: _dense(connection, paths, dense, config.features.dense_buckets))
-            bar.update(len(dense))
+            look = partial(_dense, connection, paths, columns, config.features.dense_buckets)
+            statistics = _noted(state, "dense", look)
+            bar.update(sum(column.role == "dense" for column in columns))
             for position, column in enumerate(columns):
                 if column.role != "dense":
-                    look = partial(_values, connection, paths, column, position, config.features.min_count, state.out)
+                    look = partial(_values, connection, paths, columns, position, config.features.min_count, state.out)
                     statistics[column.name] = _noted(state, str(position), look)
                     bar.update(1)
         except duckdb.OutOfMemoryException as cause:
@@ -63,6 +63,16 @@ def look_at(config: PrepareConfig, columns: Sequence[Column], state: State, file
                 f"memory_gib is {config.memory_gib:g}, which does not suffice for the statistics; raise it."
             ) from cause
     return statistics
+
+
+def rows_of_shards(num_columns: int) -> str:
+    """What a query names after FROM, its one parameter being the paths of shards; their columns are c0, c1, ...
+
+    By position, because DuckDB takes names that differ only in their case for the same one. And of the files
+    alone: it would take the values of a folder ``site=abc`` above them for a column.
+    """
+    names = ", ".join(f"c{position}" for position in range(num_columns))
+    return f"read_parquet(?, hive_partitioning = false) AS shards({names})"
 
 
 def _noted(state: State, key: str, look: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -84,27 +94,29 @@ def _connect(config: PrepareConfig, out: Path) -> duckdb.DuckDBPyConnection:
 
 
 def _dense(
-    connection: duckdb.DuckDBPyConnection, paths: list[str], columns: list[Column], num_buckets: int
+    connection: duckdb.DuckDBPyConnection, paths: list[str], columns: Sequence[Column], num_buckets: int
 ) -> Statistics:
     """Moments as the model sees the values, nulls filled with 0: of ``transform(fill(x))``."""
-    if not columns:
+    dense = {position: column for position, column in enumerate(columns) if column.role == "dense"}
+    if not dense:
         return {}
+    rows = rows_of_shards(len(columns))
     levels = [*QUANTILES, *(k / num_buckets for k in range(1, num_buckets))]
     moments, quantiles = [], []
-    for column in columns:
+    for position, column in dense.items():
         # NaN is a null to the reader, too.
-        value = f"nullif(CAST({_quoted(column.name)} AS DOUBLE), 'nan'::DOUBLE)"
+        value = f"nullif(CAST(c{position} AS DOUBLE), 'nan'::DOUBLE)"
         seen = f"coalesce({value}, 0)"
         if column.transform == "log1p":
             seen = f"sign({seen}) * ln(1 + abs({seen}))"
         moments += [f"count({value})", f"min({value})", f"max({value})", f"avg({seen})", f"stddev_pop({seen})"]
         quantiles.append(f"quantile_disc({value}, {levels})")
-    row = _one(connection, f"SELECT count(*), {', '.join(moments)} FROM read_parquet(?)", [paths])
+    row = _one(connection, f"SELECT count(*), {', '.join(moments)} FROM {rows}", [paths])
     every = max(1, row[0] // SAMPLE_ROWS)
-    sample = f"SELECT {', '.join(quantiles)} FROM read_parquet(?) WHERE file_row_number % {every} = 0"
+    sample = f"SELECT {', '.join(quantiles)} FROM {rows} WHERE file_row_number % {every} = 0"
     cuts = _one(connection, sample, [paths])
     statistics: Statistics = {}
-    for n, column in enumerate(columns):
+    for n, column in enumerate(dense.values()):
         count, lowest, highest, mean, std = row[1 + 5 * n : 6 + 5 * n]
         found = cuts[n] or []
         statistics[column.name] = {
@@ -127,17 +139,15 @@ def _borders(quantiles: list[float], lowest: float | None) -> list[float]:
 def _values(
     connection: duckdb.DuckDBPyConnection,
     paths: list[str],
-    column: Column,
+    columns: Sequence[Column],
     position: int,
     min_count: int | None,
     out: Path,
 ) -> dict[str, Any]:
     """Distinct values, the most frequent of them, and on request the vocabulary, from one count per value."""
-    name = _quoted(column.name)
-    connection.execute(
-        f"CREATE OR REPLACE TEMP TABLE counts AS SELECT {name} AS value, count(*) AS n FROM read_parquet(?) GROUP BY 1",
-        [paths],
-    )
+    column = columns[position]
+    counted = f"SELECT c{position} AS value, count(*) AS n FROM {rows_of_shards(len(columns))} GROUP BY 1"
+    connection.execute(f"CREATE OR REPLACE TEMP TABLE counts AS {counted}", [paths])
     cardinality, nulls, low, high = _one(
         connection,
         "SELECT count(value), coalesce(sum(n) FILTER (value IS NULL), 0)::BIGINT, min(value), max(value) FROM counts",
@@ -172,10 +182,6 @@ def _one(connection: duckdb.DuckDBPyConnection, query: str, parameters: list[Any
     row = connection.execute(query, parameters).fetchone()
     assert row is not None
     return row
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _rounded(value: float | None) -> float:

@@ -11,7 +11,7 @@ from data.prepare.pieces import NUM_EXAMPLES
 from data.prepare.source.base import Column, Source
 from data.prepare.split import SPLITS
 from data.prepare.state import RAW, PieceRecord, State, files_of, write_json, write_text
-from data.prepare.statistics import Statistics
+from data.prepare.statistics import Statistics, rows_of_shards
 
 
 def write_summary(
@@ -29,7 +29,6 @@ def write_summary(
         What ``summary.json`` holds.
     """
     columns = source.columns()
-    (label,) = [column.name for column in columns if column.role == "label"]
     summary = {
         "num_pieces": len(records),
         "rows": {
@@ -37,7 +36,9 @@ def write_summary(
             "bad": sum(record.num_bad for record in records),
             "examples": [example for record in records for example in record.examples][:NUM_EXAMPLES],
         },
-        "splits": {split: _split(state, records, split, label) for split in (*SPLITS, RAW) if files_of(records, split)},
+        "splits": {
+            split: _split(state, records, split, columns) for split in (*SPLITS, RAW) if files_of(records, split)
+        },
         "columns": statistics or {},
         "facts": source.facts(),
     }
@@ -46,7 +47,7 @@ def write_summary(
     return summary
 
 
-def _split(state: State, records: Sequence[PieceRecord], split: str, label: str) -> dict[str, Any]:
+def _split(state: State, records: Sequence[PieceRecord], split: str, columns: Sequence[Column]) -> dict[str, Any]:
     shards = [shard for record in records for shard in record.shards if shard.path.startswith(f"{split}/")]
     figures: dict[str, Any] = {
         "rows": sum(shard.rows for shard in shards),
@@ -54,7 +55,8 @@ def _split(state: State, records: Sequence[PieceRecord], split: str, label: str)
         "bytes": sum(shard.bytes for shard in shards),
     }
     if split != RAW:
-        query = f'SELECT sum("{label.replace(chr(34), chr(34) * 2)}")::BIGINT FROM read_parquet(?)'
+        (label,) = [position for position, column in enumerate(columns) if column.role == "label"]
+        query = f"SELECT sum(c{label})::BIGINT FROM {rows_of_shards(len(columns))}"
         with duckdb.connect() as connection:
             row = connection.execute(query, [[str(state.out / shard.path) for shard in shards]]).fetchone()
         assert row is not None

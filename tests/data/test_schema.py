@@ -93,6 +93,7 @@ def test_an_impossible_schema_is_refused(changes: dict[str, Any], message: str) 
         ({"kind": "hsh", "num_embeddings": 3}, "kind is 'hsh', but must be one of"),
         ({"kind": "hash", "num_embeddings": 1}, "num_embeddings is 1, but must be 2 or more"),
         ({"kind": "id"}, "num_embeddings is 0, but must be 1 or more"),
+        ({"kind": "hash", "num_embeddings": 2**63}, "num_embeddings is 9223372036854775808, but must be 922.* or less"),
         ({"kind": "id", "num_embeddings": 3, "default": 3}, "default is 3, but must be a row of the table"),
         ({"kind": "hash", "num_embeddings": 3, "default": 1}, "default is 1, but must be"),
         ({"kind": "hash", "num_embeddings": 3, "pooling": "max"}, "pooling is 'max', but must be one of"),
@@ -173,6 +174,14 @@ def test_a_vocabulary_is_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert prints[3] == prints[0]
 
 
+def test_a_vocabulary_written_on_windows_holds_the_same_values(tmp_path: Path) -> None:
+    expected = vocabulary_schema(tmp_path, "red\n\nblue\n").vocabularies["w"]
+    for text in ("red\r\n\r\nblue\r\n", "red\r\n\r\nblue", "\ufeffred\n\nblue\n", "\ufeffred\r\n\r\nblue\r\n"):
+        assert vocabulary_schema(tmp_path, text).vocabularies["w"].values == expected.values
+    with pytest.raises(DataError, match=r"words\.txt: some lines end in a carriage return, others do not"):
+        vocabulary_schema(tmp_path, "red\r\ngreen\nblue\r\n")
+
+
 def test_an_impossible_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"schema\.yaml: .*words\.txt: 'red' stands in the vocabulary twice"):
         vocabulary_schema(tmp_path, "red\nblue\nred\n")
@@ -238,6 +247,13 @@ def test_a_file_that_does_not_fit_is_refused(file: dict[str, pa.DataType], messa
         check(file)
 
 
+def test_a_declared_column_that_is_there_twice_is_refused() -> None:
+    fields = list(GOOD_FILE.items())
+    with pytest.raises(DataError, match=r"some.parquet: column 'price' \(dense feature 'price'\) is there 2 times"):
+        schema().check_file(pa.schema([*fields, ("price", pa.int8())]), "some.parquet")
+    schema().check_file(pa.schema([*fields, ("extra", pa.int8()), ("extra", pa.int8())]), "some.parquet")
+
+
 def test_a_missing_column_is_answered_with_a_close_name() -> None:
     with pytest.raises(DataError, match=r"column 'site' .* is missing\. Did you mean 'sites'\?"):
         check({"click": pa.int8(), "price": pa.int64(), "sites": pa.string()})
@@ -279,3 +295,16 @@ def test_an_unreadable_schema_file_is_named(tmp_path: Path) -> None:
     broken.write_text("- label", encoding="utf-8")
     with pytest.raises(DataError, match=r"broken\.yaml: holds \['label'\], but must map"):
         load_schema(broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("label: y\nsparse:\n- {name: a}\nsparse:\n- {name: b}\n", "line 4: key 'sparse' is there already, on line 2"),
+        ("label: y\nsparse:\n- {name: a, kind: id, name: b}\n", "line 3: key 'name' is there already, on line 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "schema.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(DataError, match=rf"schema\.yaml: not valid YAML: {said}; put both together"):
+        load_schema(tmp_path / "schema.yaml")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -15,7 +16,9 @@ from launch.evaluate import evaluate_checkpoint
 from tests.ranks import results_of, run_ranks
 from trainer.config import EvaluateConfig, TrainConfig, to_config
 from trainer.distributed import Worker
+from trainer.errors import ConfigError
 from trainer.evaluation import Evaluation, read_evaluation
+from trainer.evaluation_set import make_evaluation_set, open_evaluation_data
 from trainer.loop import Result, train
 from trainer.watchdog import Watchdog
 
@@ -38,6 +41,17 @@ def run_training(worker: Worker, config: TrainConfig) -> Result:
 def run_evaluation(worker: Worker, config: EvaluateConfig) -> list[Evaluation]:
     with Watchdog(worker, config.distributed) as watchdog:
         return evaluate_checkpoint(config, worker, watchdog)
+
+
+def keys_or_refusal(worker: Worker, config: TrainConfig) -> list[int] | str:
+    dataset = open_evaluation_data("test", config.data, config.metrics)
+    try:
+        made = make_evaluation_set("test", dataset, config.data, config.metrics, worker, global_batch_size=16)
+    except ConfigError as error:
+        return str(error)
+    keys = made.slicings[0].keys
+    assert keys is not None
+    return keys.tolist()
 
 
 @pytest.fixture
@@ -99,6 +113,30 @@ def check_slices(found: dict[str, Evaluation]) -> None:
     both = [part for part in users if part.metrics["auc"] == part.metrics["auc"]]
     expected = sum(part.weight * part.metrics["auc"] for part in both) / sum(part.weight for part in both)
     assert found["test"].metrics["gauc"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "found"),
+    [
+        ("user", [4, -1], [-1, 4]),
+        ("user", [99999999999999999999], "'user': values is [99999999999999999999], but the column holds int64"),
+        ("site", [99999999999999999999], "'site': values is [99999999999999999999], but the column holds string"),
+        ("hash", [2**64 - 1, 3], [-1, 3]),
+        ("hash", [2**64], "'hash': values is [18446744073709551616], but the column holds uint64"),
+    ],
+)
+def test_values_of_slices_may_be_any_that_their_column_holds(
+    make_config: Callable[..., TrainConfig], click_log: Path, column: str, values: list[int], found: list[int] | str
+) -> None:
+    for path in (click_log / "test").iterdir():
+        rows = pq.read_table(path)
+        pq.write_table(rows.append_column("hash", pa.array(range(rows.num_rows), pa.uint64())), path)
+    config = make_config(metrics={"slices": [{"column": column, "values": values}]})
+    (outcome,) = results_of(run_ranks(1, keys_or_refusal, config))
+    if isinstance(found, str):
+        assert outcome == f"metrics.slices: {found}; name values of that type."
+    else:
+        assert outcome == found
 
 
 def test_named_sets_are_enough(with_sets: Callable[..., TrainConfig], tmp_path: Path) -> None:

@@ -52,6 +52,8 @@ class CsvConfig:
             raise DataError(f"delimiter is {self.delimiter!r}, but must be one character.")
         if self.header == (self.names is not None):
             raise DataError("names has to be given for files without a header (header=false), and only for those.")
+        if self.names is not None and not (self.names and all(self.names) and len(set(self.names)) == len(self.names)):
+            raise DataError(f"names is {self.names}, but must be a list of different names, none of them empty.")
         for column, kind in self.types.items():
             if kind not in TYPES:
                 raise DataError(f"types: '{kind}' for column '{column}' is unknown.{suggestion(kind, list(TYPES))}")
@@ -76,14 +78,26 @@ class Csv(TextSource):
         for key, names in (("types", list(config.types)), ("ignore", config.ignore)):
             for name in names:
                 self._require(name, f"source.{key}")
+        if self._label in config.ignore:
+            raise DataError(f"source.ignore: '{self._label}' is the label, which cannot be left out.")
+        if config.types.get(self._label) == "text":
+            raise DataError(f"source.types: '{self._label}' is the label, which is 0 or 1; let it be an integer.")
         texts = Layout(dict.fromkeys(self._names, pa.string()), self._delimiter, quoted=True)
-        self._sample = parse_block(sample, num_lines, texts, path=self.files[0], first_line=1).table
+        parsed = parse_block(sample, num_lines, texts, path=self.files[0], first_line=1 + config.header)
+        if not parsed.table.num_rows:
+            raise DataError(
+                f"{parsed.bad[0]}; of the first {num_lines} lines not one can be taken: mend the file, or change "
+                f"source.delimiter or {'the header' if config.header else 'source.names'}."
+            )
+        self._sample = parsed.table
 
     @cached_property
     def layout(self) -> Layout:
         """Types as declared or guessed."""
         declared = {name: TYPES[kind] for name, kind in self._config.types.items()}
         types = {name: declared.get(name) or _guess_type(self._sample[name]) for name in self._names}
+        if pa.types.is_string(types[self._label]):
+            types[self._label] = pa.int64()  # so that each line with another label counts as damaged
         return Layout(types, self._delimiter, quoted=True, label=self._label)
 
     def columns(self) -> list[Column]:

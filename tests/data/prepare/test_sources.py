@@ -194,10 +194,39 @@ def test_csv_word_after_the_sample_is_told_with_its_column(tmp_path: Path, monke
         ("y\n1\n", {}, "source.delimiter: the first lines hold none of"),
         ("y,b,b\n1,2,3\n", {}, "column name 'b' is there twice"),
         ("y,,b\n1,2,3\n", {}, "column name '' is empty"),
+        ("1,2\n", {"header": False, "names": ["y", ""]}, r"names is \['y', ''\], but must be a list of different"),
+        ("1,2\n", {"header": False, "names": ["y", "y"]}, r"names is \['y', 'y'\], but must be a list of different"),
+        ("1,2\n", {"header": False, "names": []}, r"names is \[\], but must be a list of different names"),
+        (
+            "1,2,3\n",
+            {"header": False, "names": ["y", "b"]},
+            "line 1: has 3 fields, .* or source.names",
+        ),
+        ("y,b\n1,2,3\n0,2,3\n", {}, "line 2: has 3 fields, .* of the first 2 lines not one .* or the header"),
+        ("y,b\n1,2\n", {"ignore": ["y"]}, "source.ignore: 'y' is the label, which cannot be left out"),
+        ("y,b\n1,2\n", {"types": {"y": "text"}}, "source.types: 'y' is the label, which is 0 or 1"),
+        ("y,b\n1,2\n", {"files": []}, r"source.files is \[\], but must be a file, a glob"),
+        ("y,b\n1,2\n", {"files": None}, "source.files is None, but must be a file, a glob"),
         ("y,b\n", {}, "holds no rows"),
-        ("y,b\n1,2.5\n", {}, "sparse: the list is empty"),
+        ("y,b\n1,2.5\n", {}, "not one column of 'csv' is a category, .* features.dense_buckets=10, or declare"),
     ],
 )
 def test_csv_tells_what_it_cannot_guess(tmp_path: Path, text: str, settings: dict[str, Any], said: str) -> None:
     with pytest.raises(DataError, match=said):
         prepared(tmp_path, text, "csv", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (b"y,b\ntrue,a\nfalse,b\n", "line 2: column 'y' has to be an integer, but is 'true'"),
+        (b"y,b\n,a\n,b\n", "line 2: column 'y' is empty"),
+        (b"y,b\n1,\xe9\n0,\xe9\n", "line 2: is not UTF-8 text: byte 0xe9"),
+        (b'y,b\n1,"a\nb"\n0,"a\nb"\n', "line 2: has a quote that is not closed"),
+    ],
+    ids=["a label of words", "no label", "Latin-1", "line breaks within quotes"],
+)
+def test_csv_whose_lines_are_all_damaged_tells_the_first(tmp_path: Path, text: bytes, said: str) -> None:
+    with pytest.raises(DataError, match=f"raw, {said}"):
+        prepared(tmp_path, text, "csv")

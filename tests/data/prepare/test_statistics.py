@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
@@ -70,6 +71,18 @@ def test_buckets_by_quantiles_hold_about_the_same_number_of_rows(tmp_path: Path)
     assert sizes == pytest.approx([len(present) / 5] * 5, abs=2)
 
 
+def test_buckets_may_be_the_only_categories(tmp_path: Path) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text("label,x\n" + "".join(f"{n % 2},{n}.5\n" for n in range(200)))
+    config = PrepareConfig(out=str(tmp_path / "out"), source={"name": "csv", "files": str(path)})
+    with pytest.raises(DataError, match=r"not one column of 'csv' is a category, .* features\.dense_buckets=10"):
+        prepare(config)
+    for made in (FeaturesConfig(dense_buckets=4), FeaturesConfig(log_square=True)):
+        prepare(dataclasses.replace(config, features=made, overwrite=True))
+        (feature,) = load_schema(tmp_path / "out" / "schema.yaml").sparse
+        assert feature.source == "x"
+
+
 def test_counts_become_categories_by_the_rule_of_criteo(tmp_path: Path) -> None:
     summary_of(tmp_path, FeaturesConfig(log_square=True))
     schema = load_schema(tmp_path / "out" / "schema.yaml")
@@ -132,3 +145,23 @@ def test_too_little_memory_is_told_with_the_key(tmp_path: Path) -> None:
     config = PrepareConfig(out=str(tmp_path), source=source, memory_gib=1e-5, num_threads=1)
     with pytest.raises(DataError, match=r"memory_gib is 1e-05, which does not suffice"):
         prepare(config)
+
+
+def test_a_folder_above_the_shards_is_no_column(tmp_path: Path) -> None:
+    (tmp_path / "site=abc" / "label=1").mkdir(parents=True)
+    summary = summary_of(tmp_path / "site=abc" / "label=1", FeaturesConfig(min_count=1))
+    assert summary["columns"]["site"]["cardinality"] == len({site for site in SITES if site})
+    assert summary["splits"]["train"]["positives"] == ROWS // 2
+
+
+def test_columns_may_differ_only_in_their_case(tmp_path: Path) -> None:
+    path = tmp_path / "raw.csv"
+    path.write_text("Click,click,S,s,X,x\n" + "0,1,a,b,1.5,2.5\n0,0,a,c,1.5,4.5\n")
+    source, split = {"name": "csv", "files": str(path)}, SplitConfig(test=0.0)
+    features = FeaturesConfig(min_count=1)
+    found = prepare(PrepareConfig(out=str(tmp_path / "out"), source=source, split=split, features=features))
+    assert found["splits"]["train"]["positives"] == 1
+    assert [found["columns"][name]["top"] for name in "Ss"] == [[["a", 2]], [["b", 1], ["c", 1]]]
+    assert [found["columns"][name]["mean"] for name in "Xx"] == [1.5, 3.5]
+    (small,) = [feature for feature in load_schema(tmp_path / "out" / "schema.yaml").sparse if feature.name == "s"]
+    assert small.num_embeddings == 2 + 2
