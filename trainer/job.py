@@ -18,7 +18,7 @@ from trainer.checkpoint.staging import check_room
 from trainer.checkpoint.state import restore_training
 from trainer.checkpoint.warm_start import warm_start
 from trainer.config import TrainConfig
-from trainer.distributed import Worker, on_all
+from trainer.distributed import Worker, on_all, on_main
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation_set import EvaluationSet, make_evaluation_set, open_evaluation_data
 from trainer.inputs import Dataset, make_loader, open_dataset, training_order
@@ -167,7 +167,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
         assembled=assembled,
         optimizers=optimizers,
         metrics=metrics,
-        monitor=Monitor(config.monitor, resume.manifest.monitor if resume else None),
+        monitor=_monitor(config, checkpoints, resume),
         checkpoints=checkpoints,
         resume=resume,
         total_steps=total_steps,
@@ -177,6 +177,30 @@ def build(config: TrainConfig, worker: Worker) -> Job:
 def _evaluation_set(name: str, dataset: Dataset, config: TrainConfig, worker: Worker) -> EvaluationSet:
     batch_size = config.eval_global_batch_size
     return make_evaluation_set(name, dataset, config.data, config.metrics, worker, global_batch_size=batch_size)
+
+
+def _monitor(config: TrainConfig, checkpoints: CheckpointManager, resume: Resume | None) -> Monitor:
+    """The monitor as the checkpoint knows it, but for a best step whose model this run cannot get any more."""
+    if resume is None:
+        return Monitor(config.monitor)
+    monitor = Monitor(config.monitor, resume.manifest.monitor)
+    best = monitor.best_step
+
+    def is_lost(best: int) -> bool:
+        # In the directory of another run, a step of the same number is another model.
+        lost = not (checkpoints.is_own(resume) and checkpoints.holds(best))
+        if lost:
+            logger.warning(
+                "the best step of %s was %d, whose checkpoint %s does not hold: the best step from here on counts",
+                resume.path,
+                best,
+                checkpoints.directory,
+            )
+        return lost
+
+    if best is not None and config.keeps_best and on_main(lambda: is_lost(best)):
+        monitor.forget_best()
+    return monitor
 
 
 def _check_workers(config: TrainConfig, worker: Worker) -> None:

@@ -69,6 +69,10 @@ class Monitor:
         patience = self._config.patience
         return patience is not None and self._state.stale >= patience
 
+    def forget_best(self) -> None:
+        """Lets the next evaluation be the best one so far; the learning rates stay as low as they are."""
+        self._state.best, self._state.best_step, self._state.stale = None, None, 0
+
     def see(self, step: int, metrics: dict[str, float]) -> None:
         """Takes note of an evaluation, the same on every rank.
 

@@ -16,7 +16,8 @@ class Result:
         split: The evaluation set that the final model was evaluated on.
         metrics: Of that set, by name.
         steps: Completed in all, by this and earlier processes.
-        best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``.
+        best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``,
+            unless its checkpoint turned out to be damaged.
         resumed_at: The step that this process continued from, None if it started the run.
         samples_per_s: Training samples per second over all ranks in this process; None if it had
             nothing to train.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,18 @@ def run_training(worker: Worker, config: TrainConfig) -> Result:
     return train(config, worker)
 
 
+def run_collecting(worker: Worker, config: TrainConfig) -> tuple[Result, list[str]]:
+    """The result, and what was logged as a warning."""
+    warnings: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(record.getMessage())
+
+    logging.getLogger("trainer").addHandler(Collect(logging.WARNING))
+    return train(config, worker), warnings
+
+
 def train_on(world_size: int, config: TrainConfig) -> Result:
     result: Result = results_of(run_ranks(world_size, run_training, config))[0]
     return result
@@ -43,6 +56,18 @@ def overfitting(make_config: Callable[..., TrainConfig], click_log: Path) -> Cal
             checkpoint={"every_steps": 1000, "keep_last": 1},
             **changes,
         )
+
+    return make
+
+
+@pytest.fixture
+def worsening(make_config: Callable[..., TrainConfig]) -> Callable[..., TrainConfig]:
+    """A run at rates that make the model worse from its first steps on, each of which is evaluated."""
+
+    def make(**changes: Any) -> TrainConfig:
+        rates = {"sparse": {"name": "sgd", "lr": 2.0}, "dense": {"name": "sgd", "lr": 2.0}}
+        monitor = {"metric": "logloss", "use_best": True, **changes.pop("monitor", {})}
+        return make_config(eval_every_steps=1, optimizer=rates, monitor=monitor, **changes)
 
     return make
 
@@ -102,3 +127,48 @@ def test_without_validation_rows_the_test_split_is_watched(
 def test_validation_rows_are_enough(make_config: Callable[..., TrainConfig], click_log: Path) -> None:
     result = train_on(1, make_config(epochs=1, data={"valid": str(click_log / "test"), "test": None}))
     assert (result.split, list(curve(result, "valid/auc"))) == ("valid", [9])
+
+
+def test_a_best_step_of_another_directory_is_forgotten(worsening: Callable[..., TrainConfig], tmp_path: Path) -> None:
+    first = train_on(2, worsening(run_dir=tmp_path / "first", max_steps=4))
+    assert first.best_step is not None
+    assert first.best_step < 4
+    newest = tmp_path / "first" / "checkpoints" / "step-00000004"
+    changes: dict[str, Any] = {"run_dir": tmp_path / "second", "checkpoint": {"resume": str(newest)}}
+    (result, told), (_, told_by_others) = results_of(run_ranks(2, run_collecting, worsening(max_steps=6, **changes)))
+    # The step that it starts from was saved before it was evaluated, and counts.
+    values = curve(result, "test/logloss")
+    assert result.best_step == min((4, 5, 6), key=lambda step: values[step]) == 4
+    assert result.checkpoint == str(tmp_path / "second" / "checkpoints" / "step-00000004")
+    assert result.metrics["logloss"] == pytest.approx(values[4], rel=1e-5)
+    (warning,) = (text for text in told if "best step" in text)
+    assert warning.startswith(
+        f"the best step of {newest} was {first.best_step}, whose checkpoint {tmp_path / 'second'}"
+    )
+    assert not told_by_others
+
+
+def test_a_best_step_that_was_not_saved_is_forgotten(worsening: Callable[..., TrainConfig]) -> None:
+    first = train_on(1, worsening(max_steps=4, monitor={"use_best": False}, checkpoint={"every_steps": 4}))
+    assert first.best_step is not None
+    assert first.best_step < 4
+    ((result, told),) = results_of(run_ranks(1, run_collecting, worsening(max_steps=6)))
+    assert result.best_step in (4, 5, 6)
+    assert Path(result.checkpoint).name == f"step-{result.best_step:08d}"
+    assert any(f"was {first.best_step}, whose checkpoint" in text for text in told)
+
+
+def test_a_damaged_best_checkpoint_leaves_the_last_model(worsening: Callable[..., TrainConfig]) -> None:
+    first = train_on(2, worsening(max_steps=4))
+    assert first.best_step is not None
+    assert first.best_step < 4
+    damaged = next(Path(first.checkpoint).glob("*.distcp"))
+    content = bytearray(damaged.read_bytes())
+    content[len(content) // 2] ^= 1
+    damaged.write_bytes(content)
+    (result, told), _ = results_of(run_ranks(2, run_collecting, worsening(max_steps=6)))
+    assert (result.best_step, Path(result.checkpoint).name) == (first.best_step, "step-00000006")
+    assert result.metrics["logloss"] == pytest.approx(curve(result, "test/logloss")[6], rel=1e-5)
+    (warning,) = (text for text in told if "is damaged" in text)
+    assert warning.startswith(f"{damaged}: its checksum is not the one recorded")
+    assert warning.endswith(f"The final model is that of the last step: {result.checkpoint}")
