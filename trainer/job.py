@@ -6,6 +6,8 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
+import torch.distributed as dist
+
 from data.loader import BatchLoader
 from data.order import check_world_size
 from trainer.agreement import check_hosts_alike, check_same_files, check_shared
@@ -167,7 +169,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
         assembled=assembled,
         optimizers=optimizers,
         metrics=metrics,
-        monitor=_monitor(config, checkpoints, resume),
+        monitor=_monitor(config, next(iter(eval_sets)), checkpoints, resume),
         checkpoints=checkpoints,
         resume=resume,
         total_steps=total_steps,
@@ -179,11 +181,20 @@ def _evaluation_set(name: str, dataset: Dataset, config: TrainConfig, worker: Wo
     return make_evaluation_set(name, dataset, config.data, config.metrics, worker, global_batch_size=batch_size)
 
 
-def _monitor(config: TrainConfig, checkpoints: CheckpointManager, resume: Resume | None) -> Monitor:
-    """The monitor as the checkpoint knows it, but for a best step whose model this run cannot get any more."""
+def _monitor(config: TrainConfig, first_set: str, checkpoints: CheckpointManager, resume: Resume | None) -> Monitor:
+    """The monitor as the checkpoint knows it, but for a best step of other figures or one that is out of reach."""
+    watched_set = config.monitor.set or first_set
     if resume is None:
-        return Monitor(config.monitor)
-    monitor = Monitor(config.monitor, resume.manifest.monitor)
+        return Monitor(config.monitor, watched_set)
+    monitor = Monitor(config.monitor, watched_set, resume.manifest.monitor)
+    if monitor.replaced and dist.get_rank() == 0:
+        logger.warning(
+            "%s: watched was %s, and is now %s of %s: the best step from here on counts",
+            resume.path,
+            monitor.replaced,
+            config.monitor.metric,
+            watched_set,
+        )
     best = monitor.best_step
 
     def is_lost(best: int) -> bool:

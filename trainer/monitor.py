@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from trainer.config import MonitorConfig
 
@@ -18,6 +19,8 @@ class MonitorState:
         last_step: Of the newest evaluation.
         stale: Evaluations since the best one.
         lr_factor: On all learning rates.
+        metric: What was watched; None in checkpoints that do not tell.
+        set: Over which rows; as ``metric``.
     """
 
     best: float | None = None
@@ -25,6 +28,8 @@ class MonitorState:
     last_step: int = 0
     stale: int = 0
     lr_factor: float = 1.0
+    metric: str | None = None
+    set: str | None = None
 
 
 class Monitor:
@@ -32,14 +37,25 @@ class Monitor:
 
     Args:
         config: The metric and what follows from it.
-        saved: What :meth:`state` gave, to continue from.
+        watched_set: The evaluation set whose metric it is.
+        saved: What :meth:`state` gave, to continue from; values of another metric or set say nothing of this one,
+            and are forgotten.
+
+    Attributes:
+        replaced: That metric and set, for people; None if they are the same or not told.
     """
 
-    def __init__(self, config: MonitorConfig, saved: dict[str, float | None] | None = None) -> None:
+    def __init__(self, config: MonitorConfig, watched_set: str, saved: dict[str, Any] | None = None) -> None:
         self._config = config
-        self._state = MonitorState(**(saved or {}))  # type: ignore[arg-type]
+        self._state = MonitorState(**(saved or {}))
+        before = (self._state.metric, self._state.set)
+        self._state.metric, self._state.set = config.metric, watched_set
+        self.replaced: str | None = None
+        if None not in before and before != (config.metric, watched_set):
+            self.replaced = "{} of {}".format(*before)
+            self.forget_best()
 
-    def state(self) -> dict[str, float | None]:
+    def state(self) -> dict[str, float | str | None]:
         """Plain values for the checkpoint's record."""
         return asdict(self._state)
 

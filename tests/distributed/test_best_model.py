@@ -158,6 +158,19 @@ def test_a_best_step_that_was_not_saved_is_forgotten(worsening: Callable[..., Tr
     assert any(f"was {first.best_step}, whose checkpoint" in text for text in told)
 
 
+def test_another_watched_metric_forgets_the_best_step(worsening: Callable[..., TrainConfig]) -> None:
+    first = train_on(1, worsening(max_steps=4, monitor={"metric": "auc"}))
+    assert first.best_step is not None
+    assert first.best_step < 4
+    outcomes = run_ranks(2, run_collecting, worsening(max_steps=6, monitor={"metric": "pr_auc"}))
+    (result, told), (_, told_by_others) = results_of(outcomes)
+    values = {step: value for step, value in curve(result, "test/pr_auc").items() if step >= 4}
+    assert result.best_step == max(values, key=lambda step: values[step])
+    (warning,) = (text for text in told if "watched" in text)
+    assert warning.endswith("watched was auc of test, and is now pr_auc of test: the best step from here on counts")
+    assert not told_by_others
+
+
 def test_a_damaged_best_checkpoint_leaves_the_last_model(worsening: Callable[..., TrainConfig]) -> None:
     first = train_on(2, worsening(max_steps=4))
     assert first.best_step is not None
