@@ -162,9 +162,7 @@ class _Run:
         return self._feed
 
     def _end_early(self) -> None:
-        monitor = self._job.monitor
-        name = self._job.config.monitor.metric
-        logger.info("step %d: %s is not better than at step %s: the run ends", self._done, name, monitor.best_step)
+        logger.info("step %d: %s: the run ends", self._done, self._job.monitor.reason_to_end)
         if self._saved_step != self._done:
             self._save()
 
@@ -205,7 +203,9 @@ class _Run:
             for name in job.sets_during_training:
                 self._newest[name] = self._evaluation_of(name)
                 self._journal.evaluated(self._newest[name])
-            job.monitor.see(self._done, self._newest[job.watched_set].metrics)
+            doubt = job.monitor.see(self._done, self._newest[job.watched_set].metrics)
+            if doubt and job.worker.is_main:
+                logger.warning("step %d: %s", self._done, doubt)
             gather(None)  # the others wait here for who writes, not in the next step, which would look slow
         self._journal.pause()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -89,20 +90,41 @@ class Monitor:
         """Lets the next evaluation be the best one so far; the learning rates stay as low as they are."""
         self._state.best, self._state.best_step, self._state.stale = None, None, 0
 
-    def see(self, step: int, metrics: dict[str, float]) -> None:
+    @property
+    def reason_to_end(self) -> str:
+        """What :attr:`exhausted` means, for people."""
+        if self._state.best_step is None:
+            return f"{self._watched} was not finite in {self._state.stale} evaluations"
+        return f"{self._watched} is not better than at step {self._state.best_step}"
+
+    def see(self, step: int, metrics: Mapping[str, float]) -> str | None:
         """Takes note of an evaluation, the same on every rank.
 
         Args:
             step: Steps completed.
             metrics: Over the validation rows; one that is not finite is no improvement.
+
+        Returns:
+            Why the watched metric is not finite, for people; None if it is.
         """
         value, state = metrics[self._config.metric], self._state
         state.last_step = step
-        if math.isfinite(value) and (state.best is None or self._improves(value, state.best)):
+        finite = math.isfinite(value)
+        if finite and (state.best is None or self._improves(value, state.best)):
             state.best, state.best_step, state.stale = value, step, 0
         else:
             state.stale += 1
             state.lr_factor *= self._config.lr_factor
+        return None if finite else f"{self._watched} is {value}, which is no improvement: {self._doubt(metrics)}"
+
+    def _doubt(self, metrics: Mapping[str, float]) -> str:
+        if not math.isfinite(metrics["logloss"]):
+            return "predictions are not finite, or the rows have no weight"
+        return f"{'no group of the rows has' if self._config.metric == 'gauc' else 'the rows do not have'} both labels"
+
+    @property
+    def _watched(self) -> str:
+        return f"{self._state.metric} of {self._state.set}"
 
     def _improves(self, value: float, best: float) -> bool:
         return (value - best if self._config.larger_is_better else best - value) > self._config.min_delta

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -185,3 +187,20 @@ def test_a_damaged_best_checkpoint_leaves_the_last_model(worsening: Callable[...
     (warning,) = (text for text in told if "is damaged" in text)
     assert warning.startswith(f"{damaged}: its checksum is not the one recorded")
     assert warning.endswith(f"The final model is that of the last step: {result.checkpoint}")
+
+
+def test_rows_of_one_label_end_the_run_with_that_reason(
+    make_config: Callable[..., TrainConfig], click_log: Path, tmp_path: Path
+) -> None:
+    rows = pq.read_table(click_log / "test")
+    pq.write_table(rows.filter(pc.equal(rows["click"], 0)), tmp_path / "unclicked.parquet")
+    config = make_config(
+        data={"valid": str(tmp_path / "unclicked.parquet")},
+        eval_every_steps=1,
+        monitor={"patience": 2, "use_best": True},
+    )
+    (result, told), (_, told_by_others) = results_of(run_ranks(2, run_collecting, config))
+    assert (result.steps, result.best_step, Path(result.checkpoint).name) == (2, None, "step-00000002")
+    reason = "auc of valid is nan, which is no improvement: the rows do not have both labels"
+    assert told == [f"step {step}: {reason}" for step in (1, 2)]
+    assert not told_by_others

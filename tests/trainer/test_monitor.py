@@ -15,7 +15,7 @@ def told(values: list[float], **config: Any) -> Monitor:
     settings = MonitorConfig(**config)
     monitor = Monitor(settings, "valid")
     for number, value in enumerate(values, start=1):
-        monitor.see(10 * number, {settings.metric: value})
+        monitor.see(10 * number, {"logloss": 0.5, settings.metric: value})
     return monitor
 
 
@@ -46,6 +46,24 @@ def test_each_stale_evaluation_lowers_the_learning_rates() -> None:
 def test_a_value_that_is_not_finite_is_no_improvement() -> None:
     monitor = told([math.nan, 0.5, math.nan], patience=1)
     assert (monitor.best_step, monitor.exhausted) == (20, True)
+
+
+@pytest.mark.parametrize(
+    ("metric", "logloss", "reason"),
+    [
+        ("auc", 0.5, "the rows do not have both labels"),
+        ("gauc", 0.5, "no group of the rows has both labels"),
+        ("auc", math.nan, "predictions are not finite, or the rows have no weight"),
+    ],
+)
+def test_it_says_why_a_value_is_not_finite(metric: str, logloss: float, reason: str) -> None:
+    monitor = Monitor(MonitorConfig(metric=metric, patience=2), "valid")
+    doubts = [monitor.see(step, {metric: math.nan, "logloss": logloss}) for step in (10, 20)]
+    assert doubts == [f"{metric} of valid is nan, which is no improvement: {reason}"] * 2
+    assert monitor.exhausted
+    assert monitor.reason_to_end == f"{metric} of valid was not finite in 2 evaluations"
+    assert monitor.see(30, {metric: 0.5, "logloss": 0.4}) is None
+    assert monitor.reason_to_end == f"{metric} of valid is not better than at step 30"
 
 
 def test_a_restored_monitor_goes_on_where_the_saved_one_was() -> None:
