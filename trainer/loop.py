@@ -261,7 +261,7 @@ class _Run:
             train_s=self._journal.train_s,
             num_parameters=job.assembled.num_parameters,
             checkpoint=str(self._checkpoint),
-            tensorboard=str(tensorboard_dir(job.config)),
+            tensorboard=str(tensorboard_dir(job.config)) if job.config.logging.tensorboard else None,
         )
 
     def _take_best(self) -> bool:

@@ -24,7 +24,7 @@ class Result:
         train_s: Seconds of this process in training steps.
         num_parameters: That are learned.
         checkpoint: Of the final model.
-        tensorboard: Directory of the event files.
+        tensorboard: Directory of the event files, None if there are none.
     """
 
     split: str
@@ -36,7 +36,7 @@ class Result:
     train_s: float
     num_parameters: int
     checkpoint: str
-    tensorboard: str
+    tensorboard: str | None
 
     def write(self, run_dir: str) -> None:
         """Writes ``result.json``, which says that the run has ended."""
