@@ -46,15 +46,17 @@ def encode_weight(values: pa.Array, what: str = "sample weight") -> Float32Array
         what: Their name in messages.
 
     Raises:
-        BadValueError: A null, or a value that is negative or not finite.
+        BadValueError: A null, or a value that is negative, or not finite in float32.
     """
     if values.null_count:
         raise BadValueError(f"{values.null_count} values of the {what} are null; every one must be a number.")
     weights = numbers(values)
-    wrong = weights[~(np.isfinite(weights) & (weights >= 0))]
+    with np.errstate(over="ignore"):  # found and told below
+        encoded = weights.astype(np.float32)
+    wrong = weights[~(np.isfinite(encoded) & (weights >= 0))]
     if wrong.size:
-        raise BadValueError(f"{what} {wrong[0]:g} is negative or not finite.")
-    return weights.astype(np.float32)
+        raise BadValueError(f"{what} {wrong[0]:g} is negative or not finite in float32.")
+    return encoded
 
 
 def encode_dense(

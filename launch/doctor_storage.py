@@ -14,7 +14,7 @@ from data.counters import FeatureCounts
 from data.parquet import RowGroup
 from data.reader import WindowReader
 from launch.doctor_report import Finding
-from trainer.agreement import check_same_files, probe_shared
+from trainer.agreement import check_same_files, check_shared
 from trainer.checkpoint.bucket import BucketPath, Location, location
 from trainer.config.doctor import DoctorConfig
 from trainer.distributed import Worker, on_main
@@ -30,7 +30,7 @@ _MANY = 0.01
 def check_checkpoints(config: DoctorConfig, worker: Worker) -> list[Finding]:
     """Lets every host write where the checkpoints go, and look for what rank 0 wrote. All ranks must call this."""
     directory = location(config.checkpoint.directory, config.checkpoint.storage_options)
-    failure = _failure(lambda: probe_shared(directory, worker))
+    failure = _failure(lambda: check_shared(directory, worker))
     if failure is not None:
         return _once(worker, "checkpoint directory", failure)
     if worker.local_rank != 0:

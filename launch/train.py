@@ -60,14 +60,16 @@ def summary(config: TrainConfig, result: Result, worker: Worker) -> str:
     rate = "-" if result.samples_per_s is None else f"{result.samples_per_s:,.0f}"
     start = "" if result.resumed_at is None else f" (resumed at {result.resumed_at})"
     metrics = "\n".join(f"  {result.split} {name:<12} {value:.5f}" for name, value in result.metrics.items())
+    board, curves = "", ""
+    if result.tensorboard is not None:
+        board = f"\n  tensorboard       {result.tensorboard}"
+        curves = f"\nlook at the curves      {_bin()}tensorboard --logdir {config.run_dir}"
     return f"""
 {config.name}: {result.steps} steps{start}
 {metrics}
   samples/s         {rate}
-  checkpoint        {result.checkpoint}
-  tensorboard       {result.tensorboard}
-
-look at the curves      {_bin()}tensorboard --logdir {config.run_dir}
+  checkpoint        {result.checkpoint}{board}
+{curves}
 evaluate                {_bin()}python launch/evaluate.py checkpoint={result.checkpoint}
 resume, twice as long   {_again(worker, epochs=str(2 * config.epochs))}
 try another model       {_again(worker, **{"model.embedding_dim": "31", "run_dir": f"{config.run_dir}-dim31"})}"""

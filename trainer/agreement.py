@@ -101,12 +101,6 @@ def check_shared(directory: Location, worker: Worker) -> None:
     Raises:
         ConfigError: It is another directory on some host, or cannot be written there.
     """
-    if worker.world_size > worker.local_world_size:
-        probe_shared(directory, worker)
-
-
-def probe_shared(directory: Location, worker: Worker) -> None:
-    """:func:`check_shared`, on one host as well. All ranks must call this."""
     if not isinstance(directory, Path):
         return
     name = on_main(lambda: _leave(directory, f".probe-{uuid.uuid4().hex}"))

@@ -14,7 +14,7 @@ import torch.distributed as dist
 from torch._C._distributed_c10d import HashStore, TCPStore
 
 from trainer.ending import end_with_agent
-from trainer.errors import ConfigError, PeerError, ShardFMError
+from trainer.errors import ConfigError, LauncherError, PeerError, ShardFMError
 from trainer.rendezvous import fresh_store
 
 T = TypeVar("T")
@@ -51,10 +51,15 @@ def worker_from_environment(device: str) -> Worker:
         device: ``auto`` (CUDA where it is found), ``cpu`` or ``cuda``.
 
     Raises:
+        LauncherError: Variables are missing, or do not fit together.
         ConfigError: CUDA is asked for and there is none, or fewer GPUs than workers on this host.
     """
-    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-    local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    rank, world_size = _place("RANK", "WORLD_SIZE")
+    local_rank, local_world_size = _place("LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    if local_world_size > world_size:
+        raise _wrong("LOCAL_WORLD_SIZE", local_world_size, f"at most WORLD_SIZE={world_size}")
+    if "RANK" in os.environ:
+        _check_meeting_point()
     if device == "cuda" and not torch.cuda.is_available():
         raise ConfigError("device is 'cuda', but PyTorch finds no CUDA device here; use device=cpu or device=auto.")
     use_cuda = device != "cpu" and torch.cuda.is_available()
@@ -64,11 +69,48 @@ def worker_from_environment(device: str) -> Worker:
             "lower --nproc_per_node, or use device=cpu."
         )
     return Worker(
-        rank=int(os.environ.get("RANK", "0")),
-        world_size=int(os.environ.get("WORLD_SIZE", "1")),
+        rank=rank,
+        world_size=world_size,
         local_rank=local_rank,
         local_world_size=local_world_size,
         device=torch.device("cuda", local_rank) if use_cuda else torch.device("cpu"),
+    )
+
+
+def _place(number: str, count: str) -> tuple[int, int]:
+    """A worker's number among so many; without the variables, the only one."""
+    if number not in os.environ and os.environ.get(count, "1") != "1":
+        raise _wrong(number, None, f"set where {count}={os.environ[count]} is")
+    rank, size = (_integer(name, os.environ.get(name, default)) for name, default in ((number, "0"), (count, "1")))
+    if size < 1:
+        raise _wrong(count, size, "at least 1")
+    if not 0 <= rank < size:
+        raise _wrong(number, rank, f"0 or more and below {count}, which is {os.environ.get(count, 'not set')}")
+    return rank, size
+
+
+def _check_meeting_point() -> None:
+    """Where the workers find each other; torch would end with a trace, or wait."""
+    for name in ("WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        if not os.environ.get(name):
+            raise _wrong(name, None, "set where RANK is")
+    port = _integer("MASTER_PORT", os.environ["MASTER_PORT"])
+    if not 0 < port < 1 << 16:
+        raise _wrong("MASTER_PORT", port, "a port, 1 to 65535")
+
+
+def _integer(name: str, value: str) -> int:
+    try:
+        return int(value)
+    except ValueError as cause:
+        raise _wrong(name, repr(value), "an integer") from cause
+
+
+def _wrong(name: str, value: object, rule: str) -> LauncherError:
+    told = "is not set" if value is None else f"is {value}"
+    return LauncherError(
+        f"environment variable {name} {told}, but has to be {rule}; start the workers with torchrun, which sets RANK, "
+        "WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT, or unset all of these for one process."
     )
 
 

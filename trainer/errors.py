@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from data.errors import DataError, ShardFMError
 
-__all__ = ["CheckpointError", "ConfigError", "DataError", "PeerError", "ShardFMError"]
+__all__ = ["CheckpointError", "ConfigError", "DataError", "LauncherError", "PeerError", "ShardFMError"]
 
 
 class ConfigError(ShardFMError):
@@ -13,6 +13,10 @@ class ConfigError(ShardFMError):
 
 class CheckpointError(ShardFMError):
     """A checkpoint that is missing, damaged, or made for another schema, data set or model."""
+
+
+class LauncherError(ShardFMError):
+    """The environment gives this worker no place in a job; other workers may have theirs, so each speaks for itself."""
 
 
 class PeerError(ShardFMError):

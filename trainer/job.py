@@ -6,6 +6,8 @@ import dataclasses
 import logging
 from dataclasses import dataclass
 
+import torch.distributed as dist
+
 from data.loader import BatchLoader
 from data.order import check_world_size
 from trainer.agreement import check_hosts_alike, check_same_files, check_shared
@@ -18,7 +20,7 @@ from trainer.checkpoint.staging import check_room
 from trainer.checkpoint.state import restore_training
 from trainer.checkpoint.warm_start import warm_start
 from trainer.config import TrainConfig
-from trainer.distributed import Worker, on_all
+from trainer.distributed import Worker, on_all, on_main
 from trainer.errors import ConfigError, DataError
 from trainer.evaluation_set import EvaluationSet, make_evaluation_set, open_evaluation_data
 from trainer.inputs import Dataset, make_loader, open_dataset, training_order
@@ -167,7 +169,7 @@ def build(config: TrainConfig, worker: Worker) -> Job:
         assembled=assembled,
         optimizers=optimizers,
         metrics=metrics,
-        monitor=Monitor(config.monitor, resume.manifest.monitor if resume else None),
+        monitor=_monitor(config, next(iter(eval_sets)), checkpoints, resume),
         checkpoints=checkpoints,
         resume=resume,
         total_steps=total_steps,
@@ -177,6 +179,39 @@ def build(config: TrainConfig, worker: Worker) -> Job:
 def _evaluation_set(name: str, dataset: Dataset, config: TrainConfig, worker: Worker) -> EvaluationSet:
     batch_size = config.eval_global_batch_size
     return make_evaluation_set(name, dataset, config.data, config.metrics, worker, global_batch_size=batch_size)
+
+
+def _monitor(config: TrainConfig, first_set: str, checkpoints: CheckpointManager, resume: Resume | None) -> Monitor:
+    """The monitor as the checkpoint knows it, but for a best step of other figures or one that is out of reach."""
+    watched_set = config.monitor.set or first_set
+    if resume is None:
+        return Monitor(config.monitor, watched_set)
+    monitor = Monitor(config.monitor, watched_set, resume.manifest.monitor)
+    if monitor.replaced and dist.get_rank() == 0:
+        logger.warning(
+            "%s: watched was %s, and is now %s of %s: the best step from here on counts",
+            resume.path,
+            monitor.replaced,
+            config.monitor.metric,
+            watched_set,
+        )
+    best = monitor.best_step
+
+    def is_lost(best: int) -> bool:
+        # In the directory of another run, a step of the same number is another model.
+        lost = not (checkpoints.is_own(resume) and checkpoints.holds(best))
+        if lost:
+            logger.warning(
+                "the best step of %s was %d, whose checkpoint %s does not hold: the best step from here on counts",
+                resume.path,
+                best,
+                checkpoints.directory,
+            )
+        return lost
+
+    if best is not None and config.keeps_best and on_main(lambda: is_lost(best)):
+        monitor.forget_best()
+    return monitor
 
 
 def _check_workers(config: TrainConfig, worker: Worker) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from data.batch import Batch
 from data.loader import BatchStream
 from trainer.checkpoint.canonical import training_state
+from trainer.checkpoint.manager import read_together
 from trainer.checkpoint.state import restore_model
 from trainer.checkpoint.storage import committed_path
 from trainer.config import TrainConfig
@@ -100,7 +101,10 @@ class _Run:
         """Trains until the epochs are over or the monitor has seen enough. All ranks must call this."""
         job = self._job
         if self._done and self._is_evaluated(self._done) and job.monitor.last_step < self._done:
-            self._evaluate()  # the run was stopped between the checkpoint and the evaluation of its step
+            # The run was stopped between the checkpoint and the evaluation of its step, which may be the best one.
+            if job.config.keeps_best and job.resume and not job.checkpoints.is_own(job.resume):
+                self._save()
+            self._evaluate()
         histograms_every = job.config.logging.histograms_every_steps
         for step in self._watchdog.steps(range(job.start_step, job.total_steps)):
             if job.monitor.exhausted:
@@ -158,17 +162,14 @@ class _Run:
         return self._feed
 
     def _end_early(self) -> None:
-        monitor = self._job.monitor
-        name = self._job.config.monitor.metric
-        logger.info("step %d: %s is not better than at step %s: the run ends", self._done, name, monitor.best_step)
+        logger.info("step %d: %s: the run ends", self._done, self._job.monitor.reason_to_end)
         if self._saved_step != self._done:
             self._save()
 
     def _is_saved(self, done: int) -> bool:
         # What is evaluated next may turn out to be the best: it has to be there.
         config = self._job.config
-        keep_best = config.monitor.use_best or config.checkpoint.keep_best
-        return done % config.checkpoint.every_steps == 0 or (keep_best and self._is_evaluated(done))
+        return done % config.checkpoint.every_steps == 0 or (config.keeps_best and self._is_evaluated(done))
 
     def _is_evaluated(self, done: int) -> bool:
         config, steps_per_epoch = self._job.config, self._job.train_loader.order.steps_per_epoch
@@ -202,7 +203,9 @@ class _Run:
             for name in job.sets_during_training:
                 self._newest[name] = self._evaluation_of(name)
                 self._journal.evaluated(self._newest[name])
-            job.monitor.see(self._done, self._newest[job.watched_set].metrics)
+            doubt = job.monitor.see(self._done, self._newest[job.watched_set].metrics)
+            if doubt and job.worker.is_main:
+                logger.warning("step %d: %s", self._done, doubt)
             gather(None)  # the others wait here for who writes, not in the next step, which would look slow
         self._journal.pause()
 
@@ -242,9 +245,7 @@ class _Run:
     def _result(self) -> Result:
         job, monitor = self._job, self._job.monitor
         self._await_commit()
-        use_best = job.config.monitor.use_best and monitor.best_step not in (None, self._done)
-        if use_best:
-            self._take_best()
+        use_best = job.config.monitor.use_best and monitor.best_step not in (None, self._done) and self._take_best()
         evaluation = None if use_best else self._newest.get(job.final_set)
         if evaluation is None:
             evaluation = self._evaluation_of(job.final_set)
@@ -260,11 +261,20 @@ class _Run:
             train_s=self._journal.train_s,
             num_parameters=job.assembled.num_parameters,
             checkpoint=str(self._checkpoint),
-            tensorboard=str(tensorboard_dir(job.config)),
+            tensorboard=str(tensorboard_dir(job.config)) if job.config.logging.tensorboard else None,
         )
 
-    def _take_best(self) -> None:
-        assert self._job.monitor.best_step is not None
-        self._checkpoint = committed_path(self._job.checkpoints.directory, self._job.monitor.best_step)
-        logger.info("the final model is that of step %d: %s", self._job.monitor.best_step, self._checkpoint)
-        restore_model(self._checkpoint, self._job.assembled.model)
+    def _take_best(self) -> bool:
+        """Loads the model of the best step; if its checkpoint is damaged, that of the last one stays."""
+        best = self._job.monitor.best_step
+        assert best is not None
+        path = committed_path(self._job.checkpoints.directory, best)
+        manifest, damage = read_together(path)
+        if manifest is None:
+            if self._job.worker.is_main:
+                logger.warning("%s The final model is that of the last step: %s", damage, self._checkpoint)
+            return False
+        self._checkpoint = path
+        logger.info("the final model is that of step %d: %s", best, path)
+        restore_model(path, self._job.assembled.model)
+        return True

@@ -16,14 +16,15 @@ class Result:
         split: The evaluation set that the final model was evaluated on.
         metrics: Of that set, by name.
         steps: Completed in all, by this and earlier processes.
-        best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``.
+        best_step: Where the watched metric was best; the final model is of this step under ``monitor.use_best``,
+            unless its checkpoint turned out to be damaged.
         resumed_at: The step that this process continued from, None if it started the run.
         samples_per_s: Training samples per second over all ranks in this process; None if it had
             nothing to train.
         train_s: Seconds of this process in training steps.
         num_parameters: That are learned.
         checkpoint: Of the final model.
-        tensorboard: Directory of the event files.
+        tensorboard: Directory of the event files, None if there are none.
     """
 
     split: str
@@ -35,7 +36,7 @@ class Result:
     train_s: float
     num_parameters: int
     checkpoint: str
-    tensorboard: str
+    tensorboard: str | None
 
     def write(self, run_dir: str) -> None:
         """Writes ``result.json``, which says that the run has ended."""

@@ -36,6 +36,7 @@ def test_weights_keep_their_values() -> None:
     [
         ([1.0, -0.5], "sample weight -0.5 is negative or not finite"),
         ([math.inf], "sample weight inf is negative or not finite"),
+        ([1.0, 1e39], r"sample weight 1e\+39 is negative or not finite in float32"),
         ([math.nan], "sample weight nan is negative or not finite"),
         ([None], "1 values of the sample weight are null"),
     ],

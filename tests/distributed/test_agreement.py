@@ -37,6 +37,10 @@ def look_elsewhere(worker: Worker, folder: Path, shared: bool) -> None:
     check_shared(folder / ("one" if shared else str(worker.rank)), of_two_hosts)
 
 
+def look_on_one_host(worker: Worker, folder: Path) -> None:
+    check_shared(folder, worker)
+
+
 def test_another_command_line_is_told_by_its_key_on_all_ranks(make_config: Callable[..., TrainConfig]) -> None:
     outcomes = run_ranks(2, start_differently, make_config())
     assert all(isinstance(outcome, ConfigError) for outcome in outcomes)
@@ -62,3 +66,12 @@ def test_a_folder_of_each_rank_is_not_shared(tmp_path: Path) -> None:
     outcomes = run_ranks(2, look_elsewhere, tmp_path, False)
     assert all(isinstance(outcome, ShardFMError) for outcome in outcomes)
     assert "it is not the folder that rank 0 sees" in str(outcomes[1])
+
+
+def test_a_folder_that_cannot_be_written_is_told_on_one_host_too(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    folder = tmp_path / "file" / "checkpoints"
+    told, told_by_others = run_ranks(2, look_on_one_host, folder)
+    assert isinstance(told, ConfigError)
+    assert f"checkpoint.directory={folder}: cannot be written on " in str(told)
+    assert str(told_by_others) == str(told)

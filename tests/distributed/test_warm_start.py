@@ -166,6 +166,12 @@ def test_the_plan_tells_loaded_resized_missing_and_unused() -> None:
         ),
         ({"include": ["*/site/*"]}, HERE, "init_from.include: '*/site/*' fits no tensor in both"),
         ({"exclude": ["*/zip/*"]}, HERE, "init_from.exclude: '*/zip/*' fits no tensor in the checkpoint"),
+        ({"exclude": ["*"]}, HERE, "init_from.exclude: ['*'] leaves nothing of what init_from.include=['*'] takes"),
+        (
+            {"include": ["tables/*"], "exclude": ["tables/*"]},
+            HERE,
+            "leaves nothing of what init_from.include=['tables/*",
+        ),
         ({"rename": {"tables/zip": "tables/page"}}, HERE, "init_from.rename: 'tables/zip' fits no tensor in the check"),
         ({"rename": {"tables/site": "tables/zip"}}, HERE, "init_from.rename: 'tables/zip' fits no tensor in this run"),
         ({"rename": {"tables/site": "tables/user"}}, HERE, "gives two tensors of the checkpoint one name"),

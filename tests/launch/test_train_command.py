@@ -93,6 +93,18 @@ def test_without_torchrun_it_is_a_world_of_one(click_log: Path) -> None:
     assert "test auc" in done.stdout
 
 
+def test_without_tensorboard_nothing_points_to_its_files(click_log: Path, tmp_path: Path) -> None:
+    job = ForkedJob(1, own_data(click_log, "logging.tensorboard=false"), folder=tmp_path / "logs")
+    assert job.wait() == [0], job.output(0)
+    figures, _, commands = job.output(0).partition("\n  checkpoint  ")
+    assert "test auc" in figures
+    assert re.search(r"\n\nevaluate  .*\nresume", commands), commands
+    assert "tensorboard --logdir" not in commands
+    result = json.loads((click_log.parent / "run" / "result.json").read_text())
+    assert result["tensorboard"] is None
+    assert not (click_log.parent / "run" / "tensorboard").exists()
+
+
 def edited_schema(click_log: Path, edit: str, value: object) -> list[str]:
     schema = yaml.safe_load((click_log / "schema.yaml").read_text())
     if edit == "label":

@@ -8,6 +8,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -113,8 +114,7 @@ class CheckpointManager:
             loss_scale=loss_scale,
             files={},
         )
-        keep_best = self.config.checkpoint.keep_best or self.config.monitor.use_best
-        best = monitor.best_step if keep_best else None
+        best = monitor.best_step if self.config.keeps_best else None
         if self._background is None:
             self._write(tensors, manifest, best, None)
         else:
@@ -162,13 +162,24 @@ class CheckpointManager:
         candidates = on_main(self._candidates)
         damages: list[str] = []
         for path in reversed(candidates):
-            manifest, damage = _read_together(path)
+            manifest, damage = read_together(path)
             if manifest is not None:
                 return on_main(functools.partial(self._accept, path, manifest, damages))
             damages.append(damage)
             if path != self._origin:
                 self._damaged.add(storage.step_of(path))
         return on_main(functools.partial(_start_anew, self.directory, resume, damages))
+
+    def is_own(self, resume: Resume) -> bool:
+        """Whether the run continues from a checkpoint in its own directory."""
+        own = storage.committed_path(self.directory, resume.manifest.step)
+        if isinstance(own, Path) and isinstance(resume.path, Path):
+            return own.resolve() == resume.path.resolve()
+        return own == resume.path
+
+    def holds(self, step: int) -> bool:
+        """Whether the run's own directory has a committed checkpoint of a step; for one rank to ask."""
+        return storage.committed_path(self.directory, step) in storage.committed(self.directory)
 
     def _candidates(self) -> list[Location]:
         """The checkpoints that the run may continue from, the best last."""
@@ -246,8 +257,11 @@ def _start_anew(directory: Location, resume: str, damages: list[str]) -> None:
         raise CheckpointError(damages[0])
 
 
-def _read_together(path: Location) -> tuple[Manifest | None, str]:
-    """The manifest of an intact checkpoint, or None and what is damaged; each rank verifies its share of the files."""
+def read_together(path: Location) -> tuple[Manifest | None, str]:
+    """The manifest of an intact checkpoint, or None and what is damaged. All ranks must call this.
+
+    Each rank verifies its share of the files.
+    """
 
     def attempt(act: Callable[[], T]) -> tuple[T | None, str]:
         try:

@@ -73,7 +73,7 @@ class Manifest:
     versions: dict[str, str]
     world_size: int
     files: dict[str, StoredFile]
-    monitor: dict[str, float | None] = field(default_factory=dict)
+    monitor: dict[str, float | str | None] = field(default_factory=dict)
     num_nonfinite_steps: int = 0
     loss_scale: dict[str, float] = field(default_factory=dict)
     format: int = _FORMAT

@@ -70,7 +70,7 @@ def plan_warm_start(config: InitFromConfig, there: Sizes, here: Sizes) -> WarmSt
         here: Sizes of this run's weights, by key.
 
     Raises:
-        CheckpointError: A pattern or a rename fits nothing, or a tensor has another shape.
+        CheckpointError: A pattern or a rename fits nothing, nothing is left to take, or a tensor has another shape.
     """
     names = {_renamed(key, config.rename): key for key in there}
     if len(names) < len(there):
@@ -85,6 +85,11 @@ def plan_warm_start(config: InitFromConfig, there: Sizes, here: Sizes) -> WarmSt
         _demand(bool(fnmatch.filter(names, pattern)), f"init_from.exclude: '{pattern}'", "in the checkpoint", names)
 
     chosen = [key for key in shared if _matches(key, config.include) and not _matches(key, config.exclude)]
+    if not chosen:
+        raise CheckpointError(
+            f"init_from.exclude: {config.exclude} leaves nothing of what init_from.include={config.include} takes, so "
+            "that nothing would be initialized; exclude less, or set init_from.path=null to start anew."
+        )
     resized = {key: _grown(key, there[names[key]], here[key]) for key in chosen if there[names[key]] != here[key]}
     sources = {key: names[key] for key in chosen}
     return WarmStart(

@@ -102,3 +102,8 @@ class TrainConfig:
         check(has_groups, "monitor.metric", self.monitor.metric, "another one, unless metrics.gauc_column is given")
         for key in ("global_batch_size", "eval_global_batch_size"):
             multiple_of_lanes(getattr(self, key), self.data.lanes, key)
+
+    @property
+    def keeps_best(self) -> bool:
+        """Whether the best evaluated step is saved and kept."""
+        return self.checkpoint.keep_best or self.monitor.use_best
