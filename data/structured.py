@@ -39,7 +39,9 @@ def structured(cls: type[T], values: Any, *, where: str, error: type[ShardFMErro
     if values is not None and not isinstance(values, (Mapping, DictConfig)):
         raise error(f"{where}: is {values!r}, but must be a mapping of keys to values.")
     try:
-        node = OmegaConf.merge(OmegaConf.structured(cls), {} if values is None else values)
+        # Plain first: of a node that is typed itself, OmegaConf would take over keys that the dataclass does not have.
+        plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
+        node = OmegaConf.merge(OmegaConf.structured(cls), plain or {})
         result = OmegaConf.to_object(node)
     except OmegaConfBaseException as cause:
         raise error(f"{where}: {explain(cause)}") from cause

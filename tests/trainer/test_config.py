@@ -159,6 +159,21 @@ def test_refused_values_are_named(
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+global_batchsize=8", "unknown key 'global_batchsize'. Did you mean 'global_batch_size'?"),
+        ("+data.lane=2", "unknown key 'data.lane'. Did you mean 'lanes'?"),
+        ("++optimizer.dense.rl=3", "unknown key 'optimizer.dense.rl'. Known names: lr,"),
+        ("++sharding.tpes=[row_wise]", "unknown key 'sharding.tpes'. Did you mean 'types'?"),
+    ],
+)
+def test_a_misspelt_key_is_refused_when_it_is_added_by_force(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(override)
+    assert message in str(error.value)
+
+
 def test_no_heads_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"model.heads is \{\}, but must be at least one head"):
         composed("~model.heads.linear", "~model.heads.fm", "~model.heads.dnn")
