@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar
 
 import hydra
@@ -62,6 +63,7 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
             failures.append(error)
             return None
 
+    sys.argv[1:] = open_mappings(sys.argv[1:])
     try:
         try:
             composed()
@@ -72,6 +74,14 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
             raise failures[0]
     except Exception as error:
         _end(error)
+
+
+def open_mappings(arguments: Sequence[str]) -> list[str]:
+    """``key={...}`` as Hydra needs it: it takes a mapping's present keys for all that there can be.
+
+    With ``++`` it takes others, too; those that really are unknown the dataclasses refuse.
+    """
+    return [f"++{argument}" if re.match(r"\w[\w.]*=\s*\{", argument) else argument for argument in arguments]
 
 
 def _end(error: Exception) -> NoReturn:

@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from launch.cli import open_mappings
 from launch.evaluate import evaluated_sets
 from trainer.config import EvaluateConfig, TrainConfig, to_config
 from trainer.errors import ConfigError
@@ -157,6 +158,25 @@ def test_refused_values_are_named(
     with pytest.raises(ConfigError) as error:
         make_config(**changes)
     assert message in str(error.value)
+
+
+def test_mappings_take_keys_that_they_do_not_have_yet() -> None:
+    overrides = open_mappings(["init_from.rename={tables/site: tables/page}", "model.heads={cin: {}}", "epochs=2"])
+    config = composed(*overrides)
+    assert config.init_from.rename == {"tables/site": "tables/page"}
+    assert list(config.model.heads) == ["linear", "fm", "dnn", "cin"]
+    assert config.epochs == 2
+    with pytest.raises(ConfigError, match=r"model\.heads: unknown head 'cn'"):
+        composed(*open_mappings(["model.heads={cn: {}}"]))
+    with pytest.raises(ConfigError, match=r"unknown key 'init_form'\. Did you mean 'init_from'\?"):
+        composed(*open_mappings(["init_form={path: x}"]))
+
+
+@pytest.mark.parametrize(
+    "argument", ["--multirun", "~model.heads.fm", "+model.heads.dnn={}", "sharding.tables=[{match: x}]", "name='={'"]
+)
+def test_other_arguments_stay_as_they_are(argument: str) -> None:
+    assert open_mappings([argument]) == [argument]
 
 
 @pytest.mark.parametrize(
