@@ -7,11 +7,13 @@ is done is not done again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.cli import command
@@ -44,6 +46,9 @@ def run(config: CompareConfig) -> None:
         print(f"[{number}/{len(runs)}] {member.name} ", end="", flush=True)
         if member.is_done(out):
             print("is done", flush=True)
+        elif member.pretrained and not member.pretrained.is_done(out):
+            print(f"cannot start: {member.pretrained.name}, whose tables it starts from, is not done", flush=True)
+            failed.append(member.name)
         elif not _train(member, out, config):
             failed.append(member.name)
     report = write_report(out, runs)
@@ -87,14 +92,18 @@ def _train(member: Run, out: Path, config: CompareConfig) -> bool:
     return False
 
 
-def hydra_arguments(arguments: list[str]) -> list[str]:
-    """What follows ``--`` as the value of ``overrides``."""
-    if "--" not in arguments:
-        return arguments
-    place = arguments.index("--")
-    return [*arguments[:place], f"overrides={json.dumps(arguments[place + 1 :])}"]
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """This command's own arguments, and those of every run, which nobody but the runs may read."""
+    given = list(arguments)
+    place = given.index("--") if "--" in given else len(given)
+    return given[:place], given[place + 1 :]
+
+
+def with_overrides(config: CompareConfig, passed: Sequence[str]) -> CompareConfig:
+    """The comparison with what followed ``--`` for every run."""
+    return dataclasses.replace(config, overrides=[*config.overrides, *passed])
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
-    command("compare", CompareConfig, run)
+    sys.argv[1:], passed = split_arguments(sys.argv[1:])
+    command("compare", CompareConfig, lambda config: run(with_overrides(config, passed)))
