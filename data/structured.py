@@ -60,6 +60,9 @@ def explain(cause: OmegaConfBaseException) -> str:
     known = _known_names(cause)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and known:
         return f"unknown key '{key}'.{suggestion(key.rpartition('.')[2], known)}"
+    owner, _, name = key.rpartition(".")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and owner:
+        return f"'{owner}' has no keys to change; give it as a whole, like '{owner}={{{name}: VALUE}}'."
     if "is not a ListConfig" in rule:
         rule = "must be a list, like [1, 2]"
     return f"'{key}': {rule.rstrip('.')}."
