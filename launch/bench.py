@@ -18,6 +18,7 @@ from launch.bench_memory import measure_memory
 from launch.bench_report import table, write
 from launch.bench_train import Workload, config_of, measure_training, write_data
 from launch.cli import command
+from launch.outputs import check_folder
 from trainer.distributed import Worker, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 
@@ -73,6 +74,9 @@ class BenchConfig:
 
 def run(config: BenchConfig) -> None:
     """Measures the target and prints the figures."""
+    for key, folder in (("folder", config.folder), ("out", config.out)):
+        if folder is not None:
+            check_folder(key, Path(folder))
     if config.target == "checkpoint":
         table_bytes = config.table_mib << 20
         print(report(measure_saves(table_bytes=table_bytes, repeats=config.repeats, folder=config.folder), table_bytes))
@@ -112,7 +116,6 @@ def _run_training(config: BenchConfig) -> None:
     worker = worker_from_environment(config.device)
     with process_group(worker, timeout_s=600), tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(config.folder or on_main(lambda: temporary))
-        folder.mkdir(parents=True, exist_ok=True)
         if config.target == "memory":
             _run_memory(workload, worker, folder)
             return
@@ -141,7 +144,6 @@ def _run_data(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         for kind in config.kinds:
             folder = Path(config.folder or temporary)
-            folder.mkdir(parents=True, exist_ok=True)
             file = write_files(folder, kind, rows=config.rows, row_group_rows=config.row_group_rows)
             measured = measure(
                 file,

@@ -19,6 +19,7 @@ from pathlib import Path
 from launch.cli import command
 from launch.compare_report import write_report
 from launch.compare_study import Run, runs_of
+from launch.outputs import check_folder
 from trainer.config import CompareConfig
 from trainer.ending import PREEMPTED_EXIT_CODE
 from trainer.errors import ConfigError, ShardFMError
@@ -36,7 +37,7 @@ def run(config: CompareConfig) -> None:
     """Trains what is left to train, and writes the report over all that is there.
 
     Raises:
-        ConfigError: ``out`` holds a comparison with other overrides, or a run cannot be named.
+        ConfigError: ``out`` holds a comparison with other overrides or cannot be written, or a run cannot be named.
         ComparisonError: Runs failed; the others are in the report.
     """
     out, runs = Path(config.out), runs_of(config)
@@ -59,7 +60,7 @@ def run(config: CompareConfig) -> None:
 
 def _claim(out: Path, config: CompareConfig) -> None:
     """Runs with other overrides are no comparison: they need a directory of their own."""
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder("out", out)
     record = out / "compare.json"
     ours = {"overrides": config.overrides, "nproc_per_node": config.nproc_per_node}
     if not record.exists():
