@@ -59,6 +59,9 @@ class BenchConfig:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ConfigError(f"kinds: '{kind}' is unknown. Known names: {', '.join(KINDS)}.")
+        for key in ("kinds", "precisions"):
+            if not getattr(self, key):
+                raise ConfigError(f"{key} is [], but must name at least one.")
         for key in POSITIVE:
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -70,6 +73,19 @@ class BenchConfig:
     def decoding_threads(self) -> int:
         """``num_threads``; or one for each core but one, which assembles the batches."""
         return self.num_threads or max(1, len(os.sched_getaffinity(0)) - 1)
+
+    def check_baselines(self) -> None:
+        """The baselines cut their batches out of single row groups, and would look for a whole one forever.
+
+        Raises:
+            ConfigError: No row group has the rows of a batch.
+        """
+        largest = min(self.rows, self.row_group_rows)
+        if self.batch_size > largest:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, but must be at most rows ({self.rows}) and row_group_rows "
+                f"({self.row_group_rows}) for the baselines; set it to {largest} or less, or baselines=false."
+            )
 
 
 def run(config: BenchConfig) -> None:
@@ -120,6 +136,8 @@ def _run_training(config: BenchConfig) -> None:
             _run_memory(workload, worker, folder)
             return
         compare = config.baselines and worker.world_size == 1 and worker.device.type == "cpu"
+        if compare and config.target != "eval":
+            config.check_baselines()
         speeds, limits = measure_training(workload, config.target, worker, folder, compare=compare)
         if worker.is_main:
             print(table(workload, config.target, speeds, limits, worker), flush=True)
