@@ -57,7 +57,9 @@ def structured(cls: type[T], values: Any, *, where: str, error: type[ShardFMErro
     if values is not None and not isinstance(values, (Mapping, DictConfig)):
         raise error(f"{where}: is {values!r}, but must be a mapping of keys to values.")
     try:
-        node = OmegaConf.merge(OmegaConf.structured(cls), {} if values is None else values)
+        # Plain first: of a node that is typed itself, OmegaConf would take over keys that the dataclass does not have.
+        plain = OmegaConf.to_container(values, resolve=True) if isinstance(values, DictConfig) else values
+        node = OmegaConf.merge(OmegaConf.structured(cls), plain or {})
         result = OmegaConf.to_object(node)
     except OmegaConfBaseException as cause:
         raise error(f"{where}: {explain(cause)}") from cause
@@ -76,6 +78,9 @@ def explain(cause: OmegaConfBaseException) -> str:
     known = _known_names(cause)
     if isinstance(cause, ConfigKeyError | ConfigAttributeError) and known:
         return f"unknown key '{key}'.{suggestion(key.rpartition('.')[2], known)}"
+    owner, _, name = key.rpartition(".")
+    if isinstance(cause, ConfigKeyError | ConfigAttributeError) and owner:
+        return f"'{owner}' has no keys to change; give it as a whole, like '{owner}={{{name}: VALUE}}'."
     if "is not a ListConfig" in rule:
         rule = "must be a list, like [1, 2]"
     return f"'{key}': {rule.rstrip('.')}."

@@ -18,6 +18,7 @@ from launch.bench_memory import measure_memory
 from launch.bench_report import table, write
 from launch.bench_train import Workload, config_of, measure_training, write_data
 from launch.cli import command
+from launch.outputs import check_folder
 from trainer.distributed import Worker, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 
@@ -58,6 +59,9 @@ class BenchConfig:
         for kind in self.kinds:
             if kind not in KINDS:
                 raise ConfigError(f"kinds: '{kind}' is unknown. Known names: {', '.join(KINDS)}.")
+        for key in ("kinds", "precisions"):
+            if not getattr(self, key):
+                raise ConfigError(f"{key} is [], but must name at least one.")
         for key in POSITIVE:
             value = getattr(self, key)
             if value is not None and value < 1:
@@ -70,9 +74,25 @@ class BenchConfig:
         """``num_threads``; or one for each core but one, which assembles the batches."""
         return self.num_threads or max(1, len(os.sched_getaffinity(0)) - 1)
 
+    def check_baselines(self) -> None:
+        """The baselines cut their batches out of single row groups, and would look for a whole one forever.
+
+        Raises:
+            ConfigError: No row group has the rows of a batch.
+        """
+        largest = min(self.rows, self.row_group_rows)
+        if self.batch_size > largest:
+            raise ConfigError(
+                f"batch_size is {self.batch_size}, but must be at most rows ({self.rows}) and row_group_rows "
+                f"({self.row_group_rows}) for the baselines; set it to {largest} or less, or baselines=false."
+            )
+
 
 def run(config: BenchConfig) -> None:
     """Measures the target and prints the figures."""
+    for key, folder in (("folder", config.folder), ("out", config.out)):
+        if folder is not None:
+            check_folder(key, Path(folder))
     if config.target == "checkpoint":
         table_bytes = config.table_mib << 20
         print(report(measure_saves(table_bytes=table_bytes, repeats=config.repeats, folder=config.folder), table_bytes))
@@ -112,11 +132,12 @@ def _run_training(config: BenchConfig) -> None:
     worker = worker_from_environment(config.device)
     with process_group(worker, timeout_s=600), tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         folder = Path(config.folder or on_main(lambda: temporary))
-        folder.mkdir(parents=True, exist_ok=True)
         if config.target == "memory":
             _run_memory(workload, worker, folder)
             return
         compare = config.baselines and worker.world_size == 1 and worker.device.type == "cpu"
+        if compare and config.target != "eval":
+            config.check_baselines()
         speeds, limits = measure_training(workload, config.target, worker, folder, compare=compare)
         if worker.is_main:
             print(table(workload, config.target, speeds, limits, worker), flush=True)
@@ -141,7 +162,6 @@ def _run_data(config: BenchConfig) -> None:
     with tempfile.TemporaryDirectory(prefix="bench-") as temporary:
         for kind in config.kinds:
             folder = Path(config.folder or temporary)
-            folder.mkdir(parents=True, exist_ok=True)
             file = write_files(folder, kind, rows=config.rows, row_group_rows=config.row_group_rows)
             measured = measure(
                 file,

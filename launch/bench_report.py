@@ -63,7 +63,6 @@ def row_width(embedding_dim: int) -> int:
 
 def write(folder: Path, workload: Workload, target: str, speeds: Sequence[Speed], limits: Limits) -> None:
     """Writes ``bench-<target>.json``, and ``bench-<target>.png`` where there are steps to be taken apart."""
-    folder.mkdir(parents=True, exist_ok=True)
     figures: dict[str, Any] = {
         "target": target,
         "workload": asdict(workload),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import hydra
@@ -13,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from data.structured import explain
@@ -33,6 +35,7 @@ from trainer.preemption import PreemptedError
 
 C = TypeVar("C")
 
+_CONFIGS = Path(__file__).parents[1] / "configs"
 _SPEAKER_FIRST_S = 20.0
 
 
@@ -62,7 +65,9 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
             failures.append(error)
             return None
 
+    sys.argv[1:] = open_mappings(sys.argv[1:])
     try:
+        check_groups(config_class, sys.argv[1:])
         try:
             composed()
         except Exception:
@@ -72,6 +77,33 @@ def command(name: str, config_class: type[C], run: Callable[[C], Any]) -> None:
             raise failures[0]
     except Exception as error:
         _end(error)
+
+
+def open_mappings(arguments: Sequence[str]) -> list[str]:
+    """``key={...}`` as Hydra needs it: it takes a mapping's present keys for all that there can be.
+
+    With ``++`` it takes others, too; those that really are unknown the dataclasses refuse.
+    """
+    return [f"++{argument}" if re.match(r"\w[\w.]*=\s*\{", argument) else argument for argument in arguments]
+
+
+def check_groups(config_class: type[Any], arguments: Sequence[str]) -> None:
+    """Hydra fails an assertion of its own where a key of a group is given, and the group is null.
+
+    Raises:
+        ConfigError: Says what to give as well.
+    """
+    pairs = [argument.lstrip("+").partition("=")[::2] for argument in arguments]
+    chosen = {key for key, value in pairs if not value.startswith("{")}
+    for key, value in pairs:
+        group = key.partition(".")[0]
+        known = sorted(path.stem for path in (_CONFIGS / group).glob("*.yaml"))
+        if known and getattr(config_class, group, MISSING) is None and group not in chosen:
+            given = f"{key}={value}"
+            raise ConfigError(
+                f"{given}: {group} is null here, so there is nothing to change; choose one first, like "
+                f"{group}={known[-1]} {given}. Known names: {', '.join(known)}."
+            )
 
 
 def _end(error: Exception) -> NoReturn:

@@ -7,16 +7,19 @@ is done is not done again.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from launch.cli import command
 from launch.compare_report import write_report
 from launch.compare_study import Run, runs_of
+from launch.outputs import check_folder
 from trainer.config import CompareConfig
 from trainer.ending import PREEMPTED_EXIT_CODE
 from trainer.errors import ConfigError, ShardFMError
@@ -34,7 +37,7 @@ def run(config: CompareConfig) -> None:
     """Trains what is left to train, and writes the report over all that is there.
 
     Raises:
-        ConfigError: ``out`` holds a comparison with other overrides, or a run cannot be named.
+        ConfigError: ``out`` holds a comparison with other overrides or cannot be written, or a run cannot be named.
         ComparisonError: Runs failed; the others are in the report.
     """
     out, runs = Path(config.out), runs_of(config)
@@ -44,6 +47,9 @@ def run(config: CompareConfig) -> None:
         print(f"[{number}/{len(runs)}] {member.name} ", end="", flush=True)
         if member.is_done(out):
             print("is done", flush=True)
+        elif member.pretrained and not member.pretrained.is_done(out):
+            print(f"cannot start: {member.pretrained.name}, whose tables it starts from, is not done", flush=True)
+            failed.append(member.name)
         elif not _train(member, out, config):
             failed.append(member.name)
     report = write_report(out, runs)
@@ -54,7 +60,7 @@ def run(config: CompareConfig) -> None:
 
 def _claim(out: Path, config: CompareConfig) -> None:
     """Runs with other overrides are no comparison: they need a directory of their own."""
-    out.mkdir(parents=True, exist_ok=True)
+    check_folder("out", out)
     record = out / "compare.json"
     ours = {"overrides": config.overrides, "nproc_per_node": config.nproc_per_node}
     if not record.exists():
@@ -87,14 +93,18 @@ def _train(member: Run, out: Path, config: CompareConfig) -> bool:
     return False
 
 
-def hydra_arguments(arguments: list[str]) -> list[str]:
-    """What follows ``--`` as the value of ``overrides``."""
-    if "--" not in arguments:
-        return arguments
-    place = arguments.index("--")
-    return [*arguments[:place], f"overrides={json.dumps(arguments[place + 1 :])}"]
+def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """This command's own arguments, and those of every run, which nobody but the runs may read."""
+    given = list(arguments)
+    place = given.index("--") if "--" in given else len(given)
+    return given[:place], given[place + 1 :]
+
+
+def with_overrides(config: CompareConfig, passed: Sequence[str]) -> CompareConfig:
+    """The comparison with what followed ``--`` for every run."""
+    return dataclasses.replace(config, overrides=[*config.overrides, *passed])
 
 
 if __name__ == "__main__":
-    sys.argv[1:] = hydra_arguments(sys.argv[1:])
-    command("compare", CompareConfig, run)
+    sys.argv[1:], passed = split_arguments(sys.argv[1:])
+    command("compare", CompareConfig, lambda config: run(with_overrides(config, passed)))

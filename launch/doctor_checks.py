@@ -17,10 +17,11 @@ from launch.doctor_network import Bandwidth, check_clocks, check_collectives, me
 from launch.doctor_report import Finding, merged, num_failed, table
 from launch.doctor_storage import check_checkpoints, check_data
 from launch.doctor_versions import check_versions
+from launch.outputs import check_file
 from trainer.agreement import check_hosts_alike
 from trainer.cluster import detected_cluster
 from trainer.config.doctor import DoctorConfig
-from trainer.distributed import Worker, gather, process_group, worker_from_environment
+from trainer.distributed import Worker, gather, on_main, process_group, worker_from_environment
 from trainer.errors import ConfigError
 from trainer.logging.console import set_up_logging
 from trainer.provenance import versions
@@ -45,13 +46,16 @@ def run(config: DoctorConfig, *, libraries: Sequence[Finding]) -> None:
         libraries: See :func:`start`.
 
     Raises:
-        ConfigError: Something failed; the table says what.
+        ConfigError: Something failed; the table says what. Or ``cluster_out`` cannot be written.
     """
     worker = worker_from_environment(config.device)
     set_up_logging(worker)
     alone = _of_host(config, worker, libraries) if worker.local_rank == 0 else []
     try:
         with process_group(worker, timeout_s=config.connect_timeout_s):
+            if config.cluster_out is not None:
+                cluster_out = Path(config.cluster_out)
+                on_main(lambda: check_file("cluster_out", cluster_out))
             findings, bandwidth = _together(config, worker, alone)
             if worker.is_main:
                 print(table(findings), flush=True)
@@ -104,7 +108,6 @@ def _write_cluster(path: Path, worker: Worker, bandwidth: Bandwidth) -> None:
         cluster.intra_node_gb_per_s = float(f"{bandwidth.intra_node / 1e9:.3g}")
     if bandwidth.inter_node is not None:
         cluster.inter_node_gb_per_s = float(f"{bandwidth.inter_node / 1e9:.3g}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     head = f"# Measured by launch/doctor.py on {cluster.nodes} hosts with {cluster.ranks_per_node} ranks each.\n"
     path.write_text(head + yaml.safe_dump(dataclasses.asdict(cluster), sort_keys=False), encoding="utf-8")
     print(f"\ncluster: {path}", flush=True)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 from launch.cli import command
+from launch.outputs import check_folder
 from trainer.assembly import assemble_to_predict
 from trainer.checkpoint import state, storage
 from trainer.checkpoint.bucket import location
@@ -24,6 +26,9 @@ def run(config: EvaluateConfig) -> None:
     worker = worker_from_environment(config.device)
     set_up_logging(worker)
     with process_group(worker, timeout_s=config.distributed.timeout_s):
+        if config.out is not None:
+            out = Path(config.out)
+            on_main(lambda: check_folder("out", out))
         with Watchdog(worker, config.distributed) as watchdog:
             evaluations = evaluate_checkpoint(config, worker, watchdog)
         if worker.is_main:

@@ -15,6 +15,7 @@ from data.list_lengths import mean_list_lengths
 from data.order import check_world_size
 from data.schema import Schema, load_schema
 from launch.cli import command
+from launch.outputs import check_folder
 from launch.plan_estimate import estimate
 from launch.plan_figures import Estimate, as_json
 from launch.plan_ladder import Rung, climb
@@ -29,8 +30,11 @@ def run(config: PlanConfig) -> None:
 
     Raises:
         DataError: The lists are to be measured, and the data cannot be read.
-        ConfigError: It does not fit; the message says what to change, and with the ladder, what helped.
+        ConfigError: It does not fit; the message says what to change, and with the ladder, what helped. Or ``out``
+            cannot be written.
     """
+    if config.out is not None:
+        check_folder("out", Path(config.out))
     # The planner tells its search at length.
     logging.getLogger("torchrec").setLevel(logging.ERROR)
     schema = load_schema(config.data.schema)
@@ -66,7 +70,6 @@ def _say_lanes(config: PlanConfig) -> None:
 
 
 def _write(out: Path, result: Estimate | None, rungs: list[Rung], config: PlanConfig) -> None:
-    out.mkdir(parents=True, exist_ok=True)
     plan = None if result is None else as_json(result)
     figures = {"name": config.name, "plan": plan, "ladder": [rung.figures() for rung in rungs]}
     (out / "plan.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 
 from launch.cli import command
 from launch.evaluate import hydra_arguments
+from launch.outputs import check_file
 from trainer.checkpoint import storage
 from trainer.checkpoint.bucket import location
 from trainer.checkpoint.identity import check_identity
@@ -30,6 +31,8 @@ from trainer.run_config import load_config
 
 def run(config: ReplayConfig) -> None:
     """Rebuilds the step and prints its rows."""
+    if config.out is not None:
+        check_file("out", Path(config.out))
     worker = worker_from_environment("cpu")
     if worker.world_size > 1:
         raise ConfigError("launch/replay.py is one process: start it with python instead of torchrun.")

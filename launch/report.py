@@ -18,6 +18,7 @@ from typing import Any
 
 from launch import page
 from launch import report_charts as charts
+from launch.outputs import check_file
 from launch.report_run import RunFiles, read_runs
 from trainer.ending import USER_ERROR_EXIT_CODE
 from trainer.errors import ShardFMError
@@ -31,7 +32,7 @@ _MAX_SLICES = 40
 
 
 def main(arguments: list[str]) -> int:
-    """Runs the command; returns the exit code: 0, or 2 if a directory is not one of a run."""
+    """Runs the command; returns the exit code: 0, or 2 if there is a mistake: it prints which."""
     parser = argparse.ArgumentParser(prog="launch/report.py", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run_dir of a training; out=FILE names the report")
     chosen = parser.parse_args(arguments).runs
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     try:
         runs = read_runs(folders)
         out = Path(outs[0]) if outs else folders[0] / "report.html"
-        out.parent.mkdir(parents=True, exist_ok=True)
+        check_file("out", out)
         out.write_text(report(runs), encoding="utf-8")
     except ShardFMError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,7 +61,7 @@ def read_runs(folders: list[Path]) -> list[RunFiles]:
     """Reads the runs that a report is about.
 
     Raises:
-        ConfigError: A directory is not one of a run.
+        ConfigError: A directory is not one of a run, or one of its files is damaged.
     """
     labels = _labels(folders)
     return [_read(folder, label) for folder, label in zip(folders, labels, strict=True)]
@@ -70,15 +72,25 @@ def _read(folder: Path, label: str) -> RunFiles:
         if not (folder / name).is_file():
             raise ConfigError(f"{folder}: holds no {name}; name the run_dir of a training run.")
     result = folder / "result.json"
-    return RunFiles(
-        label=label,
-        folder=folder,
-        summary=read_summary(folder),
-        config=flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))),
-        records=_by_kind(read_record(folder / RECORD)),
-        evaluations=_evaluations(folder),
-        result=json.loads(result.read_text(encoding="utf-8")) if result.exists() else None,
-    )
+    with _naming(folder / SUMMARY):
+        summary = read_summary(folder)
+    with _naming(folder / "config.yaml"):
+        config = flat(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+    with _naming(folder / RECORD):
+        records = _by_kind(read_record(folder / RECORD))
+    with _naming(result):
+        ended = json.loads(result.read_text(encoding="utf-8")) if result.exists() else None
+    return RunFiles(label, folder, summary, config, records, _evaluations(folder), ended)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Whatever is wrong in a file, its name is told."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, yaml.YAMLError) as cause:
+        told = " ".join(f"{type(cause).__name__}: {cause}".split())
+        raise ConfigError(f"{path}: is damaged ({told}); restore it, or leave this run out of the report.") from cause
 
 
 def _by_kind(lines: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -93,7 +105,8 @@ def _evaluations(folder: Path) -> dict[str, list[Evaluation]]:
     root = evaluations_dir(folder)
     found: dict[str, list[Evaluation]] = {}
     for path in sorted(root.glob("*/step-*.json")):
-        found.setdefault(path.parent.name, []).append(read_evaluation(path))
+        with _naming(path):
+            found.setdefault(path.parent.name, []).append(read_evaluation(path))
     return found
 
 

@@ -19,6 +19,8 @@ from data.structured import suggestion
 from trainer.errors import ConfigError
 
 FOLDER = Path(__file__).parent / "kubernetes"
+_LEAST = {"nodes": 1, "gpus": 0, "workers": 1, "port": 1, "grace_s": 1, "max_restarts": 0, "backoff_limit": 0}
+"""Values that are whole numbers, and what they must be at least."""
 
 
 class _Manifest(string.Template):
@@ -41,7 +43,7 @@ def render(name: str, changes: Sequence[str], arguments: Sequence[str]) -> str:
         arguments: Of the training script.
 
     Raises:
-        ConfigError: There is no such manifest or key.
+        ConfigError: There is no such manifest or key, or a value is not what its key takes.
     """
     if name not in manifests():
         raise ConfigError(f"there is no manifest '{name}'.{suggestion(name, manifests())}")
@@ -50,7 +52,7 @@ def render(name: str, changes: Sequence[str], arguments: Sequence[str]) -> str:
         key, equals, value = change.partition("=")
         if not equals or key not in values:
             raise ConfigError(f"'{change}' is no key=value of values.yaml.{suggestion(key, list(values))}")
-        values[key] = yaml.safe_load(value)
+        values[key] = _value(key, value)
     if values["workers"] is None:
         values["workers"] = values["gpus"] or 1
     filled = {key: value if isinstance(value, str) else json.dumps(value) for key, value in values.items()}
@@ -58,6 +60,17 @@ def render(name: str, changes: Sequence[str], arguments: Sequence[str]) -> str:
     filled["volume"] = json.dumps(values["volume"])[1:-1]
     manifest = _Manifest((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     return manifest.substitute(filled, arguments=json.dumps(list(arguments)))
+
+
+def _value(key: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as cause:
+        raise ConfigError(f"{key} is {text!r}, but must be YAML ({' '.join(str(cause).split())}).") from cause
+    optional = key == "workers" and value is None
+    if key in _LEAST and not optional and (type(value) is not int or value < _LEAST[key]):
+        raise ConfigError(f"{key} is {text!r}, but must be a whole number of at least {_LEAST[key]}.")
+    return value
 
 
 def main(arguments: Sequence[str]) -> int:

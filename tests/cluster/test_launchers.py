@@ -163,6 +163,19 @@ def test_unknown_manifests_and_values_are_named() -> None:
         render("job", ["noodes=4"], [])
 
 
+@pytest.mark.parametrize("change", ["nodes=x", "nodes=0", "nodes=", "nodes=true", "gpus=-1", "workers=0", "port=1.5"])
+def test_a_manifest_is_not_filled_with_numbers_that_are_none(change: str) -> None:
+    key, _, value = change.partition("=")
+    with pytest.raises(ConfigError, match=f"{key} is '{value}', but must be a whole number of at least [01]"):
+        render("job", [change], [])
+
+
+def test_a_manifest_is_not_filled_with_what_is_no_yaml() -> None:
+    with pytest.raises(ConfigError, match=r"volume is '\{', but must be YAML"):
+        render("job", ["volume={"], [])
+    assert render("job", ["gpus=2", "workers=null"], []) == render("job", ["gpus=2", "workers=2"], [])
+
+
 def test_the_image_is_made_of_what_is_there() -> None:
     lines = (ROOT / "Dockerfile").read_text().splitlines()
     copied = [name for line in lines if line.startswith("COPY ") for name in line.split()[1:-1]]

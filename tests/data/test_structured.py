@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
 
 from data.errors import DataError
 from data.structured import structured
@@ -52,3 +52,13 @@ def test_values_become_typed_records_with_nested_ones() -> None:
 def test_mistakes_are_told_with_place_key_and_rule(values: object, message: str) -> None:
     with pytest.raises(DataError, match=message):
         convert(values)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"), [("dept", "'dept'.* 'depth'"), ("inner.sizes", r"'inner\.sizes'.* 'size'")]
+)
+def test_a_key_that_was_forced_into_a_typed_node_is_unknown_all_the_same(key: str, message: str) -> None:
+    node = OmegaConf.structured(Outer(name="x"))
+    OmegaConf.update(node, key, 3, force_add=True)
+    with pytest.raises(DataError, match=rf"some\.yaml: unknown key {message}"):
+        convert(node)

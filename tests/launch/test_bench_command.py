@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.bench import BenchConfig
 from launch.bench_data import measure
 from launch.bench_files import KINDS, cardinalities, schema_of, write_files
 from tests.launch.processes import run_torchrun
+from trainer.config import to_config
+from trainer.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 
@@ -110,13 +113,30 @@ def test_exchanges_are_measured_between_ranks(tmp_path: Path) -> None:
         ),
         ("kinds=[floats]", "kinds: 'floats' is unknown. Known names: ids, strings, lists"),
         ("repeats=0", "repeats is 0, but must be at least 1"),
+        (
+            "target=train rows=300 row_group_rows=1024 batch_size=301 device=cpu",
+            "batch_size is 301, but must be at most",
+        ),
     ],
 )
 def test_a_mistake_is_told_in_one_message(argument: str, message: str) -> None:
-    done = bench(argument)
+    done = bench(*argument.split())
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("key", ["kinds", "precisions"])
+def test_nothing_to_measure_is_refused(key: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{key}.* must name at least one"):
+        to_config({key: []}, BenchConfig)
+
+
+@pytest.mark.parametrize(("rows", "row_group_rows"), [(4096, 65536), (65536, 4096)])
+def test_the_baselines_need_row_groups_of_a_batch(rows: int, row_group_rows: int) -> None:
+    BenchConfig(rows=rows, row_group_rows=row_group_rows, batch_size=4096).check_baselines()
+    with pytest.raises(ConfigError, match=r"batch_size is 4097, but must be at most rows .* set it to 4096 or less"):
+        BenchConfig(rows=rows, row_group_rows=row_group_rows, batch_size=4097).check_baselines()
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

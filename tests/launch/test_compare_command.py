@@ -100,8 +100,14 @@ def test_a_comparison_trains_reports_and_does_nothing_twice(click_log: Path, tmp
     assert "set out to a new directory" in other.stderr
 
 
-def test_a_run_that_fails_is_shown_with_the_end_of_its_log(tmp_path: Path) -> None:
-    done = run_python("launch/compare.py", f"out={tmp_path}", "models=[lr]", "seeds=[0]", "--", "epochs=0")
+def test_a_run_that_fails_is_shown_with_the_end_of_its_log_and_what_would_start_from_it_is_left_out(
+    tmp_path: Path,
+) -> None:
+    passed = ["name='größe-${seed}'", "epochs=0"]
+    done = run_python("launch/compare.py", f"out={tmp_path}", "models=[fm,fnn]", "seeds=[0]", "--", *passed)
     assert done.exit_code == 2
     assert "epochs is 0, but must be at least 1" in done.stdout
-    assert "1 of 1 runs failed: lr/base/seed-0" in done.stderr
+    assert "fnn/base/seed-0 cannot start: fm/base/seed-0, whose tables it starts from, is not done" in done.stdout
+    assert "2 of 2 runs failed: fm/base/seed-0, fnn/base/seed-0" in done.stderr
+    assert (tmp_path / "report.md").is_file()
+    assert json.loads((tmp_path / "compare.json").read_text())["overrides"] == passed

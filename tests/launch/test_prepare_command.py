@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
@@ -70,3 +71,13 @@ def test_an_unknown_source_option_is_told_with_the_known_ones(tmp_path: Path) ->
     assert code == 2
     assert "source: unknown key 'row'. Did you mean 'rows'?" in said
     assert not (tmp_path / "out").exists()
+
+
+def test_the_type_of_a_column_is_given_as_the_config_shows_it(tmp_path: Path) -> None:
+    path = tmp_path / "clicks.csv"
+    path.write_text("label,site,price\n" + "".join(f"{n % 2},s{n % 3},{n}\n" for n in range(20)))
+    arguments = ("source=csv", f"source.files={path}", f"out={tmp_path / 'out'}")
+    code, said = run(*arguments, "source.types={price: text}")
+    assert code == 0, said
+    schema = yaml.safe_load((tmp_path / "out/schema.yaml").read_text())
+    assert "price" in [feature["name"] for feature in schema["sparse"]]

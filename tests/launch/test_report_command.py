@@ -87,6 +87,7 @@ def test_reports_tell_what_the_runs_left(runs: list[Path], tmp_path: Path, capsy
     check_one(runs[0], capsys)
     check_two(runs, tmp_path / "deep" / "both.html", capsys)
     check_mistake(tmp_path, capsys)
+    check_damage(runs[0], tmp_path, capsys)
 
 
 def check_one(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,3 +130,18 @@ def check_two(runs: list[Path], out: Path, capsys: pytest.CaptureFixture[str]) -
 def check_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([str(tmp_path)]) == 2
     assert capsys.readouterr().err == f"error: {tmp_path}: holds no run.json; name the run_dir of a training run.\n"
+
+
+def check_damage(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(run), f"out={tmp_path}"]) == 2
+    assert f"error: out={tmp_path}: is a folder, but must name a file" in capsys.readouterr().err
+    for name in ("run.json", "config.yaml", "metrics.jsonl", "result.json", "evaluations/test/step-00000018.json"):
+        path = run / name
+        content = path.read_bytes()
+        path.write_bytes(content[: len(content) // 2] + b"\x00\n" + content[len(content) // 2 :])
+        assert main([str(run)]) == 2
+        assert re.match(rf"error: {path}(, line \d+)?: is damaged \(", capsys.readouterr().err), name
+        path.write_bytes(content)
+    (run / "config.yaml").write_bytes(b"")
+    assert main([str(run)]) == 2
+    assert f"error: {run / 'config.yaml'}: is damaged (" in capsys.readouterr().err

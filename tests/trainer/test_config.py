@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 
+from launch.cli import open_mappings
 from launch.evaluate import evaluated_sets
 from trainer.config import EvaluateConfig, TrainConfig, to_config
 from trainer.errors import ConfigError
@@ -156,6 +157,40 @@ def test_refused_values_are_named(
 ) -> None:
     with pytest.raises(ConfigError) as error:
         make_config(**changes)
+    assert message in str(error.value)
+
+
+def test_mappings_take_keys_that_they_do_not_have_yet() -> None:
+    overrides = open_mappings(["init_from.rename={tables/site: tables/page}", "model.heads={cin: {}}", "epochs=2"])
+    config = composed(*overrides)
+    assert config.init_from.rename == {"tables/site": "tables/page"}
+    assert list(config.model.heads) == ["linear", "fm", "dnn", "cin"]
+    assert config.epochs == 2
+    with pytest.raises(ConfigError, match=r"model\.heads: unknown head 'cn'"):
+        composed(*open_mappings(["model.heads={cn: {}}"]))
+    with pytest.raises(ConfigError, match=r"unknown key 'init_form'\. Did you mean 'init_from'\?"):
+        composed(*open_mappings(["init_form={path: x}"]))
+
+
+@pytest.mark.parametrize(
+    "argument", ["--multirun", "~model.heads.fm", "+model.heads.dnn={}", "sharding.tables=[{match: x}]", "name='={'"]
+)
+def test_other_arguments_stay_as_they_are(argument: str) -> None:
+    assert open_mappings([argument]) == [argument]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+global_batchsize=8", "unknown key 'global_batchsize'. Did you mean 'global_batch_size'?"),
+        ("+data.lane=2", "unknown key 'data.lane'. Did you mean 'lanes'?"),
+        ("++optimizer.dense.rl=3", "unknown key 'optimizer.dense.rl'. Known names: lr,"),
+        ("++sharding.tpes=[row_wise]", "unknown key 'sharding.tpes'. Did you mean 'types'?"),
+    ],
+)
+def test_a_misspelt_key_is_refused_when_it_is_added_by_force(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        composed(override)
     assert message in str(error.value)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
+from trainer.errors import ConfigError
+
 NAME = "metrics.jsonl"
 
 
@@ -56,9 +58,20 @@ class RunRecord:
 
 
 def read_record(path: Path) -> list[dict[str, Any]]:
-    """The lines of a record; the last one is left out if the process that wrote it did not come to its end."""
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]
+    """The lines of a record; the last one is left out if the process that wrote it did not come to its end.
+
+    Raises:
+        ConfigError: Another line is damaged.
+    """
+    lines: list[dict[str, Any]] = []
+    for number, line in enumerate(path.read_bytes().splitlines(keepends=True), start=1):
+        if not line.endswith(b"\n"):
+            continue
+        try:
+            lines.append(json.loads(line))
+        except ValueError as cause:
+            raise ConfigError(f"{path}, line {number}: is damaged ({cause}); take the line out.") from cause
+    return lines
 
 
 def _drop_later(path: Path, start_step: int) -> None:
