@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import pickle
@@ -13,8 +14,10 @@ from typing import Any
 
 import torch
 
+from trainer.config import TrainConfig
 from trainer.distributed import Worker, process_group, worker_from_environment
 from trainer.logging.console import set_up_logging
+from trainer.loop import Result, train
 
 _TIMEOUT_S = 120.0
 
@@ -97,6 +100,18 @@ def _run_rank(
     outcome.send_bytes(pickle.dumps(result))  # tensors by value: the process that would share them ends
     # As a worker of a job does, the process ends here, and so cuts its connections to the others.
     os._exit(0)
+
+
+def train_listening(worker: Worker, config: TrainConfig) -> tuple[Result, list[str]]:
+    """The result, and what was logged as a warning."""
+    warnings: list[str] = []
+
+    class Collect(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            warnings.append(record.getMessage())
+
+    logging.getLogger("trainer").addHandler(Collect(logging.WARNING))
+    return train(config, worker), warnings
 
 
 def free_port() -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.checkpoints import assert_equal_bits, tensors_of
-from tests.ranks import results_of, run_ranks
+from tests.ranks import results_of, run_ranks, train_listening
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
 from trainer.evaluation import read_evaluation
@@ -26,18 +25,6 @@ STEPS_PER_EPOCH = 9
 
 def run_training(worker: Worker, config: TrainConfig) -> Result:
     return train(config, worker)
-
-
-def run_collecting(worker: Worker, config: TrainConfig) -> tuple[Result, list[str]]:
-    """The result, and what was logged as a warning."""
-    warnings: list[str] = []
-
-    class Collect(logging.Handler):
-        def emit(self, record: logging.LogRecord) -> None:
-            warnings.append(record.getMessage())
-
-    logging.getLogger("trainer").addHandler(Collect(logging.WARNING))
-    return train(config, worker), warnings
 
 
 def train_on(world_size: int, config: TrainConfig) -> Result:
@@ -137,7 +124,7 @@ def test_a_best_step_of_another_directory_is_forgotten(worsening: Callable[..., 
     assert first.best_step < 4
     newest = tmp_path / "first" / "checkpoints" / "step-00000004"
     changes: dict[str, Any] = {"run_dir": tmp_path / "second", "checkpoint": {"resume": str(newest)}}
-    (result, told), (_, told_by_others) = results_of(run_ranks(2, run_collecting, worsening(max_steps=6, **changes)))
+    (result, told), (_, told_by_others) = results_of(run_ranks(2, train_listening, worsening(max_steps=6, **changes)))
     # The step that it starts from was saved before it was evaluated, and counts.
     values = curve(result, "test/logloss")
     assert result.best_step == min((4, 5, 6), key=lambda step: values[step]) == 4
@@ -154,7 +141,7 @@ def test_a_best_step_that_was_not_saved_is_forgotten(worsening: Callable[..., Tr
     first = train_on(1, worsening(max_steps=4, monitor={"use_best": False}, checkpoint={"every_steps": 4}))
     assert first.best_step is not None
     assert first.best_step < 4
-    ((result, told),) = results_of(run_ranks(1, run_collecting, worsening(max_steps=6)))
+    ((result, told),) = results_of(run_ranks(1, train_listening, worsening(max_steps=6)))
     assert result.best_step in (4, 5, 6)
     assert Path(result.checkpoint).name == f"step-{result.best_step:08d}"
     assert any(f"was {first.best_step}, whose checkpoint" in text for text in told)
@@ -164,7 +151,7 @@ def test_another_watched_metric_forgets_the_best_step(worsening: Callable[..., T
     first = train_on(1, worsening(max_steps=4, monitor={"metric": "auc"}))
     assert first.best_step is not None
     assert first.best_step < 4
-    outcomes = run_ranks(2, run_collecting, worsening(max_steps=6, monitor={"metric": "pr_auc"}))
+    outcomes = run_ranks(2, train_listening, worsening(max_steps=6, monitor={"metric": "pr_auc"}))
     (result, told), (_, told_by_others) = results_of(outcomes)
     values = {step: value for step, value in curve(result, "test/pr_auc").items() if step >= 4}
     assert result.best_step == max(values, key=lambda step: values[step])
@@ -181,7 +168,7 @@ def test_a_damaged_best_checkpoint_leaves_the_last_model(worsening: Callable[...
     content = bytearray(damaged.read_bytes())
     content[len(content) // 2] ^= 1
     damaged.write_bytes(content)
-    (result, told), _ = results_of(run_ranks(2, run_collecting, worsening(max_steps=6)))
+    (result, told), _ = results_of(run_ranks(2, train_listening, worsening(max_steps=6)))
     assert (result.best_step, Path(result.checkpoint).name) == (first.best_step, "step-00000006")
     assert result.metrics["logloss"] == pytest.approx(curve(result, "test/logloss")[6], rel=1e-5)
     (warning,) = (text for text in told if "is damaged" in text)
@@ -199,7 +186,7 @@ def test_rows_of_one_label_end_the_run_with_that_reason(
         eval_every_steps=1,
         monitor={"patience": 2, "use_best": True},
     )
-    (result, told), (_, told_by_others) = results_of(run_ranks(2, run_collecting, config))
+    (result, told), (_, told_by_others) = results_of(run_ranks(2, train_listening, config))
     assert (result.steps, result.best_step, Path(result.checkpoint).name) == (2, None, "step-00000002")
     reason = "auc of valid is nan, which is no improvement: the rows do not have both labels"
     assert told == [f"step {step}: {reason}" for step in (1, 2)]
