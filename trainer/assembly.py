@@ -115,9 +115,6 @@ def assemble(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchL
 def assemble_to_predict(schema: Schema, config: TrainConfig, worker: Worker, loader: BatchLoader) -> Assembled:
     """The model of a run to be looked at: on any device and number of workers, without states of optimizers.
 
-    What a run may ask of its GPUs alone is left out on a CPU, and everywhere what serves steps alone: its groups'
-    copies, and rows fetched ahead, which only a backward pass would let go again.
-
     Args:
         schema: The features.
         config: Of the run that trained it.
@@ -127,15 +124,23 @@ def assemble_to_predict(schema: Schema, config: TrainConfig, worker: Worker, loa
     Raises:
         ConfigError: See :func:`assemble`.
     """
+    return assemble(schema, config_to_predict(config, worker.device.type), worker, loader)
+
+
+def config_to_predict(config: TrainConfig, device_type: str) -> TrainConfig:
+    """The config of a run without what serves steps alone, and on a CPU without what its GPUs alone could do.
+
+    What serves steps alone are optimizers, groups' copies of the tables, compilation, and rows fetched ahead, which
+    only a backward pass would let go again.
+    """
     sharding, precision = config.sharding, config.precision
-    if worker.device.type == "cpu":
+    if device_type == "cpu":
         sharding = ShardingConfig()
         dense = "fp32" if precision.dense == "tf32" else precision.dense
         precision = dataclasses.replace(precision, dense=dense, rounding="auto")
     sharding = dataclasses.replace(sharding, prefetch=False, group_size=None, average_every_steps=1)
     optimizer = OptimizerConfig(sparse=SparseOptimizerConfig(name="sgd"))
-    config = dataclasses.replace(config, optimizer=optimizer, sharding=sharding, precision=precision, compile=None)
-    return assemble(schema, config, worker, loader)
+    return dataclasses.replace(config, optimizer=optimizer, sharding=sharding, precision=precision, compile=None)
 
 
 def _build_model(

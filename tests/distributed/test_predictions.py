@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.ranks import results_of, run_ranks
-from trainer.assembly import assemble_to_predict
+from trainer.assembly import assemble_to_predict, config_to_predict
 from trainer.checkpoint.state import restore_model
 from trainer.config import TrainConfig
 from trainer.distributed import Worker
@@ -41,6 +41,17 @@ def test_the_model_of_a_run_on_gpus_tells_its_logits_on_a_cpu(make_config: Calla
     others = [make_config(**changes) for changes in ON_GPUS_ALONE]
     ((own, *told),) = results_of(run_ranks(1, logits_told, make_config(max_steps=6), others))
     assert told == [own] * len(others)
+
+
+def test_on_gpus_the_tables_lie_as_they_did_but_nothing_waits_for_a_step(
+    make_config: Callable[..., TrainConfig],
+) -> None:
+    caching = {"kernels": ["fused", "fused_uvm_caching"], "types": ["column_wise"], "hbm_cap_gib": 8.0}
+    steps = {"prefetch": True, "group_size": 2, "average_every_steps": 5}
+    config = make_config(sharding={**caching, **steps}, precision={"dense": "tf32"}, compile="cudagraphs")
+    there = config_to_predict(config, "cuda")
+    assert vars(there.sharding) == vars(make_config(sharding=caching).sharding)
+    assert (there.precision.dense, there.compile) == ("tf32", None)
 
 
 def number_of_states(worker: Worker, config: TrainConfig) -> list[int]:
