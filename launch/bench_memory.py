@@ -16,6 +16,7 @@ from trainer.cluster import cluster_of_hosts, hosts_of_job
 from trainer.config import TrainConfig
 from trainer.config.plan import PlanConfig
 from trainer.distributed import Worker
+from trainer.host_memory import process_memory_bytes
 from trainer.job import build
 from trainer.timing.memory import device_peak_bytes
 
@@ -96,12 +97,6 @@ def peak_growth(act: Callable[[], None]) -> int | None:
     except OSError:
         act()
         return None
-    before = _resident("VmRSS")
+    before = process_memory_bytes("VmRSS")
     act()
-    return _resident("VmHWM") - before
-
-
-def _resident(key: str) -> int:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kib,) = [line.split()[1] for line in lines if line.startswith(f"{key}:")]
-    return 1024 * int(kib)
+    return process_memory_bytes("VmHWM") - before

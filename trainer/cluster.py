@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torchrec.distributed.planner import Topology
 
 from trainer.config import ClusterConfig, ShardingConfig
 from trainer.distributed import Worker, gather
+from trainer.host_memory import host_memory_bytes
 from trainer.table_groups import TableGroups
 
 _GIB = 1 << 30
@@ -129,14 +129,3 @@ def _memory_here(worker: Worker) -> tuple[float, float]:
     on_gpu = worker.device.type == "cuda"
     hbm_gib = torch.cuda.get_device_properties(worker.device).total_memory / _GIB if on_gpu else 0.0
     return hbm_gib, host_memory_bytes() / _GIB / worker.local_world_size
-
-
-def host_memory_bytes() -> int:
-    """Bytes of main memory that processes here may use: the host's, or less in a container."""
-    total = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemTotal:"))
-    limits = [int(total.split()[1]) * 1024]
-    for path in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
-        text = path.read_text().strip() if path.is_file() else ""
-        if text.isdigit():
-            limits.append(int(text))
-    return min(limits)

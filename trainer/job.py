@@ -59,7 +59,7 @@ class Job:
     @property
     def watched_set(self) -> str:
         """The evaluation set that the monitor follows."""
-        return self.config.monitor.set or next(iter(self.eval_sets))
+        return self.monitor.watched_set
 
     @property
     def sets_during_training(self) -> list[str]:

@@ -43,11 +43,13 @@ class Monitor:
             and are forgotten.
 
     Attributes:
+        watched_set: As given.
         replaced: That metric and set, for people; None if they are the same or not told.
     """
 
     def __init__(self, config: MonitorConfig, watched_set: str, saved: dict[str, Any] | None = None) -> None:
         self._config = config
+        self.watched_set = watched_set
         self._state = MonitorState(**(saved or {}))
         before = (self._state.metric, self._state.set)
         self._state.metric, self._state.set = config.metric, watched_set

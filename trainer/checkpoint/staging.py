@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import socket
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from trainer.checkpoint.parts import Part, Tensors
-from trainer.cluster import host_memory_bytes
 from trainer.distributed import gather
 from trainer.errors import ConfigError
+from trainer.host_memory import host_memory_bytes, process_memory_bytes
 
 _GIB = 1 << 30
 
@@ -58,7 +57,7 @@ def check_room(tensors: Tensors) -> None:
         ConfigError: A host has not; on every rank.
     """
     needed = sum(part.tensor.nbytes for stored in tensors.values() for part in stored.to_write().parts)
-    told = gather((socket.gethostname(), needed, _resident_bytes(), host_memory_bytes()))
+    told = gather((socket.gethostname(), needed, process_memory_bytes("RssAnon"), host_memory_bytes()))
     for host in dict.fromkeys(name for name, *_ in told):
         copies, resident, memory = zip(*(sizes for name, *sizes in told if name == host), strict=True)
         if sum(copies) + sum(resident) > min(memory):
@@ -68,10 +67,3 @@ def check_room(tensors: Tensors) -> None:
                 f"written from would take {sum(copies) / _GIB:,.2f} GiB more; use checkpoint.asynchronous=false, or "
                 "more hosts."
             )
-
-
-def _resident_bytes() -> int:
-    """Memory that this process takes for itself, without files that it has mapped."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    (kib,) = [line.split()[1] for line in lines if line.startswith("RssAnon:")]
-    return 1024 * int(kib)
